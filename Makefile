@@ -1,0 +1,62 @@
+EXTENSION  = pg_cqrs
+EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).control)
+
+# In dependency order: a concept may use those before it, never those after.
+# One name is one concept: src/NAME.c, src/NAME.h, src/NAME.sql (its part of
+# the install script) and sql/NAME.sql (its test); not every concept has all.
+BASE     = schema settings shmem catalog role statement
+WRITE    = slice position entity_lock new_event journal identity journal_read \
+           handler effect entity_registry entity receipt command_log \
+           journal_append snapshot state_cache fold state command
+CONCEPTS = $(BASE) $(WRITE) monitor module
+
+MODULE_big = $(EXTENSION)
+OBJS       = $(patsubst %.c,%.o,$(wildcard $(CONCEPTS:%=src/%.c)))
+SQL        = $(wildcard $(CONCEPTS:%=src/%.sql))
+DATA_built = $(EXTENSION)--$(EXTVERSION).sql
+
+# Each suite starts a server of its own, so that "make install installcheck"
+# needs none that runs. TAP tests find the same settings in TEMP_CONFIG.
+SERVER         = --temp-config=test/postgresql.conf --load-extension=$(EXTENSION)
+REGRESS       := $(patsubst sql/%.sql,%,$(wildcard $(patsubst %,sql/%.sql,$(CONCEPTS) privileges errors)))
+REGRESS_OPTS   = --temp-instance=tmp_check $(SERVER)
+ISOLATION     := $(patsubst test/specs/%.spec,%,$(sort $(wildcard test/specs/*.spec)))
+ISOLATION_OPTS = --inputdir=test --temp-instance=tmp_check_iso $(SERVER)
+PROVE_TESTS   := $(sort $(wildcard test/t/*.pl))
+TAP_TESTS     := $(if $(PROVE_TESTS),1)
+export TEMP_CONFIG ?= $(CURDIR)/test/postgresql.conf
+
+# "make test" and "make demo" install what is missing, PostgreSQL included, so
+# they must work before there is a pg_config to ask.
+PG_CONFIG ?= pg_config
+PGXS      := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
+ifneq ($(PGXS),)
+include $(PGXS)
+else
+all install installcheck:
+	@echo "PostgreSQL's server headers are missing (asked: $(PG_CONFIG) --pgxs)" >&2; exit 1
+endif
+
+# PGXS tracks no headers; there are few, so each object depends on all of them.
+$(OBJS) $(OBJS:.o=.bc): $(wildcard src/*.h)
+
+$(DATA_built): $(SQL) $(EXTENSION).control Makefile
+	cat $(SQL) > $@
+
+.PHONY: test demo lint indent
+
+test:
+	@exec test/run test
+
+# make demo REPO=path: the history of another git repository
+demo:
+	@exec test/run demo "$(or $(REPO),.)"
+
+lint:
+	@exec test/lint "$(CONCEPTS)" "$(REGRESS)"
+
+# PostgreSQL's own layout; Debian's package is pg-bsd-indent.
+INDENT = pg_bsd_indent -bad -bap -bbb -bc -bl -cli1 -cp33 -cdb -nce -d0 -di12 -nfc1 -i4 \
+         -l79 -lp -lpl -nip -npro -sac -tpg -ts4 -Utypedefs.list
+indent:
+	@for file in src/*.[ch]; do $(INDENT) <$$file >indent.new && cat indent.new >$$file; done; rm -f indent.new

@@ -1,0 +1,56 @@
+/*
+ * compat.h
+ *		What differs between PostgreSQL 15, 16, 17 and 18, and nothing else.
+ *		PG_VERSION_NUM appears in no other file.
+ */
+#ifndef CQRS_COMPAT_H
+#define CQRS_COMPAT_H
+
+#include "miscadmin.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#include "utils/acl.h"
+
+#if PG_VERSION_NUM >= 160000
+#include "catalog/pg_proc.h"
+#include "varatt.h"
+#endif
+
+/* Which of MaxBackends places in shared memory is this backend's. */
+#if PG_VERSION_NUM >= 170000
+#define cqrs_my_backend_index()		((int) MyProcNumber)
+#else
+#define cqrs_my_backend_index()		(MyBackendId - 1)
+#endif
+
+/* Has this role EXECUTE on that function? */
+#if PG_VERSION_NUM >= 160000
+#define cqrs_may_execute(function, role) \
+	(object_aclcheck(ProcedureRelationId, (function), (role), ACL_EXECUTE) == ACLCHECK_OK)
+#else
+#define cqrs_may_execute(function, role) \
+	(pg_proc_aclcheck((function), (role), ACL_EXECUTE) == ACLCHECK_OK)
+#endif
+
+/*
+ * The transaction id of a prepared transaction that was recovered at the
+ * start of the server, told from the entry of one of its locks; invalid for
+ * a lock of anybody else.
+ */
+static inline TransactionId
+cqrs_lock_recovered_xid(const LockInstanceData *lock)
+{
+	if (lock->pid != 0)
+		return InvalidTransactionId;
+#if PG_VERSION_NUM >= 170000
+	if (lock->vxid.procNumber != INVALID_PROC_NUMBER)
+		return InvalidTransactionId;
+	return (TransactionId) lock->vxid.localTransactionId;
+#else
+	if (lock->backend != InvalidBackendId)
+		return InvalidTransactionId;
+	return (TransactionId) lock->lxid;
+#endif
+}
+
+#endif

@@ -1,0 +1,119 @@
+/*
+ * entity_lock.c
+ *		One writer per entity, one command at a time.
+ *
+ * Writers of an entity queue on a heavyweight lock, held to the end of the
+ * transaction, whose tag carries the entity's hash: two entities with the
+ * same hash merely wait for each other.  The lock gives order and fairness;
+ * what guarantees versions without holes is the journal's primary key.  So a
+ * transaction that would fill the lock table stops taking locks after
+ * cqrs.max_entity_locks and relies on the key alone.
+ *
+ * The lock does not keep a session from itself: a handler may not write to
+ * the entity whose command it is deciding, and an event handler may not write
+ * at all.  The handlers that run are kept in a list through the C stack;
+ * whoever begins one ends it in PG_FINALLY.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
+#include "utils/builtins.h"
+
+#include "entity_lock.h"
+#include "settings.h"
+
+#define LOCKTAG_ENTITY	0x4351	/* field4 of the tag; PostgreSQL uses 1 and 2 */
+
+static RunningHandler *innermost = NULL;
+static int	locks_taken = 0;	/* by this transaction */
+
+static void on_transaction_end(XactEvent event, void *arg);
+static void refuse_running(const EntityKey *key);
+static void name_awaited_entity(void *arg);
+
+void
+cqrs_entity_lock_init(void)
+{
+	RegisterXactCallback(on_transaction_end, NULL);
+}
+
+/*
+ * Waits until no other transaction writes to the entity.  What they wrote is
+ * seen by a snapshot taken after this, not by an older one.
+ */
+void
+cqrs_entity_lock_acquire(const EntityKey *key)
+{
+	ErrorContextCallback context = {
+		.callback = name_awaited_entity,
+		.arg = unconstify(EntityKey *, key),
+		.previous = error_context_stack
+	};
+	LOCKTAG		tag;
+
+	refuse_running(key);
+	if (locks_taken >= cqrs_max_entity_locks)
+		return;
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (key->hash >> 32), (uint32) key->hash, LOCKTAG_ENTITY);
+	error_context_stack = &context;
+	if (LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK)
+		locks_taken++;
+	error_context_stack = context.previous;
+}
+
+void
+cqrs_entity_lock_begin_handler(RunningHandler *running, const EntityKey *command_of)
+{
+	running->command_of = command_of;
+	running->outer = innermost;
+	innermost = running;
+}
+
+void
+cqrs_entity_lock_end_handler(const RunningHandler *running)
+{
+	innermost = running->outer;
+}
+
+/* Event handlers and upcasters compute a state; they may run many times. */
+void
+cqrs_entity_lock_refuse_in_event_handler(const char *function)
+{
+	for (RunningHandler *running = innermost; running; running = running->outer)
+		if (running->command_of == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
+					 errmsg("cqrs.%s cannot be called by an event handler or upcaster", function),
+					 errdetail("An event is folded again whenever the state is rebuilt."),
+					 errhint("Call it from a command handler or from a projection.")));
+}
+
+static void
+on_transaction_end(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		locks_taken = 0;
+}
+
+static void
+refuse_running(const EntityKey *key)
+{
+	for (RunningHandler *running = innermost; running; running = running->outer)
+		if (running->command_of && cqrs_slice_same_entity(running->command_of, key))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_IN_USE),
+					 errmsg("entity \"%s\" of type \"%s\" is handling a command",
+							text_to_cstring(key->entity_id), text_to_cstring(key->entity_type)),
+					 errhint("A command handler writes to its own entity by the events of its effect.")));
+}
+
+static void
+name_awaited_entity(void *arg)
+{
+	const EntityKey *key = arg;
+
+	errcontext("while waiting for entity \"%s\" of type \"%s\"",
+			   text_to_cstring(key->entity_id), text_to_cstring(key->entity_type));
+}

@@ -1,0 +1,24 @@
+CREATE TABLE cqrs.entity (
+    entity_type text COLLATE "C" PRIMARY KEY,
+    owner name NOT NULL,
+    initial_state jsonb NOT NULL,
+    snapshot_every integer NOT NULL CHECK (snapshot_every >= 0),
+    keep_snapshots integer NOT NULL CHECK (keep_snapshots >= 1),
+    after_forget text NOT NULL CHECK (after_forget IN ('refuse'))
+);
+SELECT pg_catalog.pg_extension_config_dump('cqrs.entity', '');
+COMMENT ON TABLE cqrs.entity IS
+    'The entity types. Changed by cqrs.create_entity, cqrs.alter_entity and cqrs.drop_entity alone.';
+
+CREATE TABLE cqrs.entity_handler (
+    entity_type text COLLATE "C" NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('command', 'event', 'upcast')),
+    name text COLLATE "C" NOT NULL,
+    from_version integer NOT NULL CHECK (from_version >= 0),
+    handler text NOT NULL,
+    search_path text NOT NULL,
+    PRIMARY KEY (entity_type, kind, name, from_version)
+);
+SELECT pg_catalog.pg_extension_config_dump('cqrs.entity_handler', '');
+COMMENT ON TABLE cqrs.entity_handler IS
+    'The handlers of entity types: name is a command or event type or *, handler a signature. Changed by cqrs.on_command, cqrs.on_event and cqrs.on_upcast alone.';

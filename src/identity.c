@@ -1,0 +1,126 @@
+/*
+ * identity.c
+ *		Is this the database that the journal was written in?
+ *
+ * A restored or copied database has the journal of another one: while rows
+ * are still being loaded into it (pg_restore sets the sequence first), nobody
+ * can say up to where it is whole, and what the original delivers must not be
+ * delivered a second time.  So the identity of the database is recorded when
+ * the journal is made, and where it differs from what the server says, the
+ * database is held: commands and appends work, but nothing that leaves the
+ * journal in order is let out until somebody calls cqrs.adopt().
+ *
+ * Once found to be right, the identity is right for as long as the session
+ * lasts, unless the table is changed: that takes cqrs.adopt(), DROP EXTENSION
+ * or a superuser, of whom the first two send a relcache message.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/snapmgr.h"
+
+#include "catalog.h"
+#include "identity.h"
+#include "journal.h"
+#include "position.h"
+#include "role.h"
+#include "statement.h"
+
+static bool known_as_ours = false;
+static Oid	identity_relid = InvalidOid;	/* that it was read from */
+static bool warned = false;
+
+static Statement identity_statement = {
+	.sql = "SELECT EXISTS (SELECT FROM cqrs.identity i, pg_control_system() s"
+	" WHERE i.system_identifier = s.system_identifier AND i.database ="
+	" (SELECT oid::bigint FROM pg_database WHERE datname = current_database()))"
+};
+
+static void on_relcache_message(Datum arg, Oid relid);
+
+void
+cqrs_identity_init(void)
+{
+	CacheRegisterRelcacheCallback(on_relcache_message, (Datum) 0);
+}
+
+/* A database without a journal is never held. */
+bool
+cqrs_identity_held(void)
+{
+	RoleScope	scope;
+
+	if (known_as_ours)
+		return false;
+	if (!OidIsValid(cqrs_journal_relid()))
+		return false;
+	cqrs_role_enter(&scope, cqrs_catalog_extension_owner());
+	PushActiveSnapshot(GetLatestSnapshot());
+	identity_relid = cqrs_catalog_relation("identity");
+	SPI_connect();
+	(void) cqrs_statement_read(&identity_statement, NULL, NULL, 0);
+	known_as_ours = DatumGetBool(cqrs_statement_column(0, 1, NULL));
+	SPI_finish();
+	PopActiveSnapshot();
+	cqrs_role_leave(&scope);
+	return !known_as_ours;
+}
+
+void
+cqrs_identity_refuse_if_held(const char *what)
+{
+	if (cqrs_identity_held())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("%s is not available: the database is held", what),
+				 errdetail("It was restored or copied from another one."),
+				 errhint("When everything is loaded and the original is retired, run SELECT cqrs.adopt().")));
+}
+
+/* Writers go on; they say so once in a session. */
+void
+cqrs_identity_warn_if_held(void)
+{
+	if (warned || !cqrs_identity_held())
+		return;
+	warned = true;
+	ereport(WARNING,
+			(errcode(ERRCODE_WARNING),
+			 errmsg("the database is held: it was restored or copied from another one"),
+			 errdetail("Commands and appends work; nothing is projected, delivered or read in order."),
+			 errhint("When everything is loaded and the original is retired, run SELECT cqrs.adopt().")));
+}
+
+PG_FUNCTION_INFO_V1(cqrs_is_held);
+Datum
+cqrs_is_held(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(cqrs_identity_held());
+}
+
+/* The SQL around it holds the lock that keeps writers out. */
+PG_FUNCTION_INFO_V1(cqrs_raise_position);
+Datum
+cqrs_raise_position(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(cqrs_position_raise_sequence(PG_GETARG_INT64(0)));
+}
+
+/* Tells all sessions that the row in the table has changed. */
+PG_FUNCTION_INFO_V1(cqrs_identity_changed);
+Datum
+cqrs_identity_changed(PG_FUNCTION_ARGS)
+{
+	CacheInvalidateRelcacheByRelid(cqrs_catalog_relation("identity"));
+	PG_RETURN_VOID();
+}
+
+static void
+on_relcache_message(Datum arg, Oid relid)
+{
+	if (relid == InvalidOid || relid == identity_relid)
+		known_as_ours = false;
+}

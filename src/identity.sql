@@ -1,0 +1,59 @@
+-- One row, or none before there is a journal. It is dumped and restored, which is how a copy is told from the original.
+CREATE TABLE cqrs.identity (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    system_identifier bigint NOT NULL,
+    database bigint NOT NULL
+);
+SELECT pg_catalog.pg_extension_config_dump('cqrs.identity', '');
+COMMENT ON TABLE cqrs.identity IS 'The server and database that the journal was written in.';
+
+CREATE FUNCTION cqrs.is_held() RETURNS boolean
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'cqrs_is_held';
+COMMENT ON FUNCTION cqrs.is_held() IS
+    'Whether the database holds the journal of another one (restored or copied) and waits for cqrs.adopt(). Commands and appends work meanwhile.';
+
+CREATE FUNCTION cqrs.raise_position(lowest bigint) RETURNS bigint
+    LANGUAGE c VOLATILE STRICT
+    AS 'MODULE_PATHNAME', 'cqrs_raise_position';
+COMMENT ON FUNCTION cqrs.raise_position(bigint) IS
+    'Internal, for cqrs.adopt: raises the sequence of positions to lowest and to all positions ever in use.';
+
+CREATE FUNCTION cqrs.identity_changed() RETURNS void
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'cqrs_identity_changed';
+COMMENT ON FUNCTION cqrs.identity_changed() IS 'Internal: tells all sessions that cqrs.identity has changed.';
+
+CREATE FUNCTION cqrs.record_identity() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    DELETE FROM cqrs.identity;
+    INSERT INTO cqrs.identity (system_identifier, database)
+    SELECT s.system_identifier, d.oid::bigint
+    FROM pg_control_system() s, pg_database d
+    WHERE d.datname = current_database();
+    PERFORM cqrs.identity_changed();
+END
+$$;
+COMMENT ON FUNCTION cqrs.record_identity() IS 'Internal: writes down that the journal belongs to this database.';
+
+CREATE FUNCTION cqrs.adopt() RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    raised bigint;
+BEGIN
+    PERFORM cqrs.create_journal();
+    -- Waits for open appends and for a COPY of pg_restore, and keeps new ones out until this commits.
+    LOCK TABLE cqrs.journal IN SHARE ROW EXCLUSIVE MODE;
+    raised := cqrs.raise_position(0);
+    PERFORM cqrs.record_identity();
+    RETURN raised;
+END
+$$;
+COMMENT ON FUNCTION cqrs.adopt() IS
+    'Declares that the journal belongs to this database: after a restore or copy, when everything is loaded and the original will deliver nothing any more. Waits for open writers, raises the sequence of positions to at least max(position), which it returns, and records the identity.';
+
+REVOKE EXECUTE ON FUNCTION cqrs.is_held(), cqrs.raise_position(bigint), cqrs.identity_changed(),
+    cqrs.record_identity(), cqrs.adopt() FROM PUBLIC;

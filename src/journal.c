@@ -1,0 +1,353 @@
+/*
+ * journal.c
+ *		The store of record: one row an event, written here and nowhere else.
+ *
+ * A writer of an entity goes through
+ *
+ *	begin_write		wait for the entity's lock, then take a snapshot that sees
+ *					what the last holder committed, then read the last event
+ *	check_version	is it the version that the caller expects?
+ *	check_unchanged	under REPEATABLE READ and SERIALIZABLE: is it the version
+ *					that the caller's transaction sees?
+ *	complete		draw positions, set versions and times
+ *	insert			one statement for all events of the append
+ *	end_write
+ *
+ * The lock is held until the transaction ends, so between begin_write and the
+ * commit nobody else adds a version.  Without it (entity_lock.c) the primary
+ * key refuses the second writer; that is turned into 40001.
+ *
+ * The journal is the users' table: it is no member of the extension, made on
+ * first use by cqrs.create_journal(), and may have gained indexes, triggers
+ * and policies since.  It is written as its owner.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/typcache.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "entity_lock.h"
+#include "errors.h"
+#include "journal.h"
+#include "new_event.h"
+#include "position.h"
+#include "statement.h"
+
+static Statement last_statement = {
+	.sql = "SELECT version, position, created_at FROM cqrs.journal"
+	" WHERE entity_type = $1 AND entity_id = $2 ORDER BY version DESC LIMIT 1",
+	.nargs = 2,
+	.argtypes = {TEXTOID, TEXTOID}
+};
+
+static Statement insert_one_statement = {
+	.sql = "INSERT INTO cqrs.journal (" CQRS_EVENT_COLUMNS ")"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+	.nargs = EVENT_ATTRIBUTES,
+	.argtypes = {INT8OID, INT4OID, TEXTOID, TEXTOID, INT8OID, TEXTOID, INT4OID, JSONBOID, JSONBOID, TIMESTAMPTZOID}
+};
+
+static Statement insert_many_statement = {
+	.sql = "INSERT INTO cqrs.journal (" CQRS_EVENT_COLUMNS ")"
+	" SELECT " CQRS_EVENT_COLUMNS " FROM unnest($1)",
+	.nargs = 1					/* cqrs.event[], whose OID is known at run time */
+};
+
+static void event_values(const EntityKey *key, const Event *event, Datum *values, bool *nulls);
+static void insert_one(const EntityKey *key, const Event *event);
+static void insert_many(const EntityKey *key, const Event *events, int count);
+static void explain_unique_violation(const EntityKey *key, const ErrorData *error);
+
+/* Invalid where there is no journal yet. */
+Oid
+cqrs_journal_relid(void)
+{
+	return cqrs_catalog_relation("journal");
+}
+
+/* Makes the journal on first use, whoever the user is. */
+void
+cqrs_journal_ensure(void)
+{
+	RoleScope	scope;
+
+	if (OidIsValid(cqrs_journal_relid()))
+		return;
+	cqrs_role_enter(&scope, cqrs_catalog_extension_owner());
+	SPI_connect();
+	if (SPI_execute("SELECT cqrs.create_journal()", false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not make the journal");
+	SPI_finish();
+	cqrs_role_leave(&scope);
+}
+
+/* Refuses what cannot be the name of an entity. */
+void
+cqrs_journal_check_key(EntityKey *key, text *entity_type, text *entity_id)
+{
+	Size		size;
+
+	cqrs_new_event_check_name(entity_type, "entity type");
+	cqrs_new_event_check_name(entity_id, "entity id");
+	size = VARSIZE_ANY_EXHDR(entity_type) + VARSIZE_ANY_EXHDR(entity_id);
+	if (size > CQRS_MAX_KEY_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("entity type and id are too long"),
+				 errdetail("Together they have %zu bytes; an index entry can hold %d.",
+						   size, CQRS_MAX_KEY_BYTES)));
+	cqrs_slice_key(key, entity_type, entity_id);
+}
+
+/*
+ * Waits for the entity and reads its last event.  Leaves a snapshot active
+ * that is newer than the wait; cqrs_journal_end_write() pops it.
+ */
+void
+cqrs_journal_begin_write(const EntityKey *key, const RoleScope *scope, LastEvent *last)
+{
+	RoleScope	journal;
+
+	cqrs_entity_lock_acquire(key);
+	/* Events appended before in this transaction count. */
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetLatestSnapshot());
+
+	cqrs_role_enter_own(&journal, scope, cqrs_catalog_relation_owner(cqrs_journal_relid()));
+	cqrs_journal_read_last(key, last);
+	cqrs_role_leave(&journal);
+}
+
+void
+cqrs_journal_end_write(void)
+{
+	PopActiveSnapshot();
+}
+
+/*
+ * Compares with what the caller expects: 0 no such entity, -4 any event, else
+ * exactly that version.
+ */
+void
+cqrs_journal_check_version(const EntityKey *key, const LastEvent *last, int64 expected)
+{
+	char	   *entity;
+
+	if (expected == last->version || (expected == CQRS_EXPECT_EXISTS && last->version > 0))
+		return;
+	entity = psprintf("\"%s\" of type \"%s\"", text_to_cstring(key->entity_id),
+					  text_to_cstring(key->entity_type));
+	if (expected == CQRS_EXPECT_EXISTS)
+		ereport(ERROR,
+				(errcode(CQRS_VERSION_CONFLICT),
+				 errmsg("entity %s does not exist", entity),
+				 errdetail("Expected any version, found 0.")));
+	ereport(ERROR,
+			(errcode(CQRS_VERSION_CONFLICT),
+			 errmsg("entity %s has another version", entity),
+			 errdetail("Expected version " INT64_FORMAT ", found " INT64_FORMAT ".", expected, last->version),
+			 errhint("Load the entity again and repeat the command.")));
+}
+
+/*
+ * Does for REPEATABLE READ and SERIALIZABLE what an UPDATE does there: refuses
+ * to go on from a version that the transaction's own snapshot does not see.
+ */
+void
+cqrs_journal_check_unchanged(const EntityKey *key, const RoleScope *scope, const LastEvent *last)
+{
+	RoleScope	journal;
+	LastEvent	seen;
+
+	if (!IsolationUsesXactSnapshot())
+		return;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	cqrs_role_enter_own(&journal, scope, cqrs_catalog_relation_owner(cqrs_journal_relid()));
+	cqrs_journal_read_last(key, &seen);
+	cqrs_role_leave(&journal);
+	PopActiveSnapshot();
+	if (seen.version != last->version)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent append"),
+				 errdetail("The transaction sees version " INT64_FORMAT " of entity \"%s\", which is at version "
+						   INT64_FORMAT " now.", seen.version, text_to_cstring(key->entity_id), last->version),
+				 errhint("Repeat the transaction.")));
+}
+
+/* Sets what the caller does not choose: position, version, time. */
+void
+cqrs_journal_complete(const LastEvent *last, Event *events, int count)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int64	   *positions = palloc(sizeof(int64) * count);
+
+	/* Within an entity time never goes back, whatever the clock does. */
+	now = Max(now, last->created_at);
+	cqrs_position_allocate(positions, count);
+	for (int i = 0; i < count; i++)
+	{
+		events[i].position = positions[i];
+		events[i].version = last->version + 1 + i;
+		events[i].created_at = now;
+	}
+	pfree(positions);
+}
+
+/* Writes completed events by one statement, which fires triggers once. */
+void
+cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const Event *events, int count)
+{
+	MemoryContext context = CurrentMemoryContext;
+	RoleScope	journal;
+
+	cqrs_role_enter_own(&journal, scope, cqrs_catalog_relation_owner(cqrs_journal_relid()));
+	SPI_connect();
+	PG_TRY();
+	{
+		if (count == 1)
+			insert_one(key, events);
+		else
+			insert_many(key, events, count);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		explain_unique_violation(key, CopyErrorData());
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	SPI_finish();
+	cqrs_role_leave(&journal);
+}
+
+/* Reads the last event with the active snapshot, as the effective role. */
+void
+cqrs_journal_read_last(const EntityKey *key, LastEvent *last)
+{
+	Datum		values[] = {PointerGetDatum(key->entity_type), PointerGetDatum(key->entity_id)};
+
+	memset(last, 0, sizeof(LastEvent));
+	SPI_connect();
+	if (cqrs_statement_read(&last_statement, values, NULL, 1) == 1)
+	{
+		last->version = DatumGetInt64(cqrs_statement_column(0, 1, NULL));
+		last->position = DatumGetInt64(cqrs_statement_column(0, 2, NULL));
+		last->created_at = DatumGetTimestampTz(cqrs_statement_column(0, 3, NULL));
+	}
+	SPI_finish();
+}
+
+/* A completed event as a cqrs.event, as handlers and triggers see it. */
+Datum
+cqrs_journal_event_datum(const EntityKey *key, const Event *event)
+{
+	TupleDesc	desc = lookup_rowtype_tupdesc(cqrs_catalog_type("event"), -1);
+	Datum		values[EVENT_ATTRIBUTES];
+	bool		nulls[EVENT_ATTRIBUTES];
+	Datum		result;
+
+	event_values(key, event, values, nulls);
+	result = HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+	ReleaseTupleDesc(desc);
+	return result;
+}
+
+PG_FUNCTION_INFO_V1(cqrs_high_water_mark);
+Datum
+cqrs_high_water_mark(PG_FUNCTION_ARGS)
+{
+	int64		mark = cqrs_position_high_water_mark();
+
+	cqrs_position_make_durable();
+	PG_RETURN_INT64(mark);
+}
+
+static void
+event_values(const EntityKey *key, const Event *event, Datum *values, bool *nulls)
+{
+	memset(nulls, 0, sizeof(bool) * EVENT_ATTRIBUTES);
+	values[EVENT_POSITION - 1] = Int64GetDatum(event->position);
+	values[EVENT_SLICE - 1] = Int32GetDatum(key->slice);
+	values[EVENT_ENTITY_TYPE - 1] = PointerGetDatum(key->entity_type);
+	values[EVENT_ENTITY_ID - 1] = PointerGetDatum(key->entity_id);
+	values[EVENT_VERSION - 1] = Int64GetDatum(event->version);
+	values[EVENT_TYPE - 1] = PointerGetDatum(event->event_type);
+	values[EVENT_SCHEMA_VERSION - 1] = Int32GetDatum(event->schema_version);
+	values[EVENT_DATA - 1] = PointerGetDatum(event->data);
+	values[EVENT_METADATA - 1] = PointerGetDatum(event->metadata);
+	nulls[EVENT_METADATA - 1] = event->metadata == NULL;
+	values[EVENT_CREATED_AT - 1] = TimestampTzGetDatum(event->created_at);
+}
+
+static void
+insert_one(const EntityKey *key, const Event *event)
+{
+	Datum		values[EVENT_ATTRIBUTES];
+	bool		is_null[EVENT_ATTRIBUTES];
+	char		nulls[EVENT_ATTRIBUTES];
+
+	event_values(key, event, values, is_null);
+	for (int i = 0; i < EVENT_ATTRIBUTES; i++)
+		nulls[i] = is_null[i] ? 'n' : ' ';
+	(void) cqrs_statement_write(&insert_one_statement, values, nulls);
+}
+
+static void
+insert_many(const EntityKey *key, const Event *events, int count)
+{
+	Oid			element = cqrs_catalog_type("event");
+	Oid			array = get_array_type(element);
+	Datum	   *rows = palloc(sizeof(Datum) * count);
+	Datum		value;
+
+	for (int i = 0; i < count; i++)
+		rows[i] = cqrs_journal_event_datum(key, &events[i]);
+	value = PointerGetDatum(construct_array(rows, count, element, -1, false, TYPALIGN_DOUBLE));
+
+	/* The extension may have been dropped and made again in this session. */
+	if (insert_many_statement.argtypes[0] != array)
+		cqrs_statement_reset(&insert_many_statement);
+	insert_many_statement.argtypes[0] = array;
+	(void) cqrs_statement_write(&insert_many_statement, &value, NULL);
+}
+
+/* Returns if the error is none of those that need our words. */
+static void
+explain_unique_violation(const EntityKey *key, const ErrorData *error)
+{
+	if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION || error->constraint_name == NULL ||
+		error->schema_name == NULL || strcmp(error->schema_name, "cqrs") != 0)
+		return;
+	if (strcmp(error->constraint_name, "journal_pkey") == 0)
+	{
+		FlushErrorState();
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent append"),
+				 errdetail("Another transaction has appended to entity \"%s\" of type \"%s\" meanwhile.",
+						   text_to_cstring(key->entity_id), text_to_cstring(key->entity_type)),
+				 errhint("Repeat the transaction.  It holds more than cqrs.max_entity_locks entities, "
+						 "so it cannot wait for others.")));
+	}
+	if (strcmp(error->constraint_name, "journal_position_key") == 0)
+	{
+		FlushErrorState();
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("sequence cqrs.%s gave a position that is taken", CQRS_POSITION_SEQUENCE),
+				 errdetail("The journal has events at or after that position."),
+				 errhint("Somebody set the sequence back, or restored the journal without it.  "
+						 "Run SELECT cqrs.adopt().")));
+	}
+}

@@ -1,0 +1,38 @@
+/*
+ * module.c
+ *		Loading the library: one call per concept, in the order of the Makefile.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "miscadmin.h"
+
+#include "entity_lock.h"
+#include "entity_registry.h"
+#include "identity.h"
+#include "position.h"
+#include "settings.h"
+#include "shmem.h"
+#include "state_cache.h"
+
+PG_MODULE_MAGIC;
+
+void		_PG_init(void);
+
+void
+_PG_init(void)
+{
+	if (!process_shared_preload_libraries_in_progress)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("pg_cqrs must be loaded when the server starts"),
+				 errhint("Add the line shared_preload_libraries = 'pg_cqrs' to postgresql.conf and restart the server.")));
+
+	cqrs_settings_init();
+	cqrs_position_init();
+	cqrs_entity_lock_init();
+	cqrs_identity_init();
+	cqrs_entity_registry_init();
+	cqrs_state_cache_init();
+	cqrs_shmem_init();
+}

@@ -1,0 +1,173 @@
+/*
+ * new_event.c
+ *		Events that are to be written, as users hand them over: checked before
+ *		anything is locked or written.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/typcache.h"
+
+#include "compat.h"
+#include "new_event.h"
+
+static void parse_element(HeapTupleHeader row, NewEvent *event);
+static bool is_json_null(Jsonb *value);
+static void push_string(JsonbParseState **state, const char *key, const char *value);
+
+/*
+ * Takes apart a cqrs.new_event[].  The events refer to the array where they
+ * can.  The count may be 0.
+ */
+NewEvent *
+cqrs_new_event_parse(Datum array, int *count)
+{
+	ArrayType  *events = DatumGetArrayTypeP(array);
+	NewEvent   *parsed;
+	Datum	   *elements;
+	bool	   *nulls;
+
+	if (ARR_NDIM(events) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("events have %d dimensions instead of one", ARR_NDIM(events))));
+	deconstruct_array(events, ARR_ELEMTYPE(events), -1, false, TYPALIGN_DOUBLE,
+					  &elements, &nulls, count);
+	parsed = palloc0(sizeof(NewEvent) * Max(*count, 1));
+	for (int i = 0; i < *count; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("event %d of %d is NULL", i + 1, *count)));
+		parse_element(DatumGetHeapTupleHeader(elements[i]), &parsed[i]);
+	}
+	return parsed;
+}
+
+/* A name may not be NULL or empty; "what" says whose name it is. */
+text *
+cqrs_new_event_check_name(text *name, const char *what)
+{
+	if (name == NULL || VARSIZE_ANY_EXHDR(name) == 0)
+		ereport(ERROR,
+				(errcode(name ? ERRCODE_INVALID_PARAMETER_VALUE : ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s is %s", what, name ? "empty" : "NULL")));
+	return name;
+}
+
+Jsonb *
+cqrs_new_event_check_data(Jsonb *data, const char *what)
+{
+	if (data == NULL || is_json_null(data))
+		ereport(ERROR,
+				(errcode(data ? ERRCODE_INVALID_PARAMETER_VALUE : ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("data of %s is %s", what, data ? "JSON null" : "NULL"),
+				 errhint("Use '{}' where there is nothing to say.")));
+	return data;
+}
+
+/* Metadata is merged, so it is an object; keys that begin with $ are ours. */
+void
+cqrs_new_event_check_metadata(Jsonb *metadata)
+{
+	JsonbIterator *iterator;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+
+	if (metadata == NULL)
+		return;
+	if (!JB_ROOT_IS_OBJECT(metadata))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("metadata is not a JSON object")));
+
+	iterator = JsonbIteratorInit(&metadata->root);
+	(void) JsonbIteratorNext(&iterator, &value, false);
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) == WJB_KEY)
+	{
+		if (value.val.string.len > 0 && value.val.string.val[0] == '$')
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("metadata has the reserved key \"%.*s\"",
+							value.val.string.len, value.val.string.val),
+					 errdetail("Keys that begin with $ are set by the extension.")));
+		(void) JsonbIteratorNext(&iterator, &value, true);
+	}
+}
+
+/* Either may be NULL; keys of the second win. */
+Jsonb *
+cqrs_new_event_merge_metadata(Jsonb *under, Jsonb *over)
+{
+	if (under == NULL || over == NULL)
+		return under ? under : over;
+	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(under), JsonbPGetDatum(over)));
+}
+
+/* What we say about an event ourselves; NULL if there is nothing to say. */
+Jsonb *
+cqrs_new_event_system_metadata(const char *sender, const pg_uuid_t *command_id)
+{
+	JsonbParseState *state = NULL;
+	JsonbValue *object;
+
+	if (sender == NULL && command_id == NULL)
+		return NULL;
+	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	if (sender)
+		push_string(&state, "$sender", sender);
+	if (command_id)
+		push_string(&state, "$command_id",
+					DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(command_id))));
+	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	return JsonbValueToJsonb(object);
+}
+
+static void
+push_string(JsonbParseState **state, const char *key, const char *value)
+{
+	JsonbValue	string = {.type = jbvString};
+
+	string.val.string.val = unconstify(char *, key);
+	string.val.string.len = strlen(key);
+	(void) pushJsonbValue(state, WJB_KEY, &string);
+	string.val.string.val = unconstify(char *, value);
+	string.val.string.len = strlen(value);
+	(void) pushJsonbValue(state, WJB_VALUE, &string);
+}
+
+static void
+parse_element(HeapTupleHeader row, NewEvent *event)
+{
+	TupleDesc	desc = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(row),
+											  HeapTupleHeaderGetTypMod(row));
+	HeapTupleData tuple = {.t_len = HeapTupleHeaderGetDatumLength(row), .t_data = row};
+	Datum		values[3];
+	bool		nulls[3];
+	char	   *what;
+
+	if (desc->natts != 3)
+		elog(ERROR, "type cqrs.new_event has %d attributes", desc->natts);
+	heap_deform_tuple(&tuple, desc, values, nulls);
+	ReleaseTupleDesc(desc);
+
+	event->event_type = nulls[0] ? NULL : DatumGetTextPP(values[0]);
+	cqrs_new_event_check_name(event->event_type, "event type");
+	what = psprintf("event \"%s\"", text_to_cstring(event->event_type));
+	event->data = cqrs_new_event_check_data(nulls[1] ? NULL : DatumGetJsonbP(values[1]), what);
+	event->metadata = nulls[2] ? NULL : DatumGetJsonbP(values[2]);
+	cqrs_new_event_check_metadata(event->metadata);
+}
+
+static bool
+is_json_null(Jsonb *value)
+{
+	JsonbValue	scalar;
+
+	return JB_ROOT_IS_SCALAR(value) && JsonbExtractScalar(&value->root, &scalar) &&
+		scalar.type == jbvNull;
+}

@@ -1,0 +1,25 @@
+/*
+ * new_event.h
+ *		Events that are to be written, as users hand them over.
+ */
+#ifndef CQRS_NEW_EVENT_H
+#define CQRS_NEW_EVENT_H
+
+#include "utils/jsonb.h"
+#include "utils/uuid.h"
+
+typedef struct NewEvent
+{
+	text	   *event_type;
+	Jsonb	   *data;
+	Jsonb	   *metadata;		/* or NULL */
+} NewEvent;
+
+extern NewEvent *cqrs_new_event_parse(Datum array, int *count);
+extern text *cqrs_new_event_check_name(text *name, const char *what);
+extern Jsonb *cqrs_new_event_check_data(Jsonb *data, const char *what);
+extern void cqrs_new_event_check_metadata(Jsonb *metadata);
+extern Jsonb *cqrs_new_event_merge_metadata(Jsonb *under, Jsonb *over);
+extern Jsonb *cqrs_new_event_system_metadata(const char *sender, const pg_uuid_t *command_id);
+
+#endif

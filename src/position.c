@@ -1,0 +1,663 @@
+/*
+ * position.c
+ *		Positions in the journal, and up to which one a reader may read.
+ *
+ * Positions come from a sequence and become visible at commit, so they do not
+ * become visible in order: a reader that takes "the greatest I can see" as its
+ * offset loses what commits late below it.  Here a writer announces, before
+ * it draws its first position, a bound that all its positions will be above:
+ *
+ *	writer	(holds its entity's lock)		reader
+ *	  read last							  read last
+ *	  slot.first = last + 1				  full barrier
+ *	  full barrier						  read the slots, then what is prepared
+ *	  nextval							  mark = min(last, firsts - 1)
+ *	  raise last						  take the snapshot
+ *	  ... commit becomes visible ...
+ *	  slot.first = 0
+ *
+ * Every position p <= the "last" that the reader read was drawn before that
+ * read.  Its writer had stored its slot before drawing it, so the reader finds
+ * the slot, with first <= p, and stays below p; or the slot is clear again
+ * because the writer has ended, and the snapshot, taken later, sees all it
+ * committed.  A slot stored after the reader passed it belongs to a writer
+ * that draws after the reader read "last", so above it.  No time-outs, and an
+ * unrelated transaction, however long, has no slot.
+ *
+ * PREPARE TRANSACTION: the slot is handed over to an entry in the list of
+ * prepared positions before it is cleared (hence the reader's order), and to
+ * a lock whose tag carries the position, which PostgreSQL keeps through a
+ * restart.  The list is rebuilt from those locks once after a start.
+ *
+ * Shared state and who touches it:
+ *	slots[]			slot i by backend i alone; read by all, atomically.
+ *					The other fields are written while "first" is 0.
+ *	databases[]		an entry is made or given to another sequence under the
+ *					lock, exclusive; last, mark and wal_end only ever
+ *					rise, atomically, without it.
+ *	prepared		under the lock: shared to read, exclusive to change.
+ *					An entry whose transaction has ended is dead; the next
+ *					one who needs room drops it.
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "access/twophase.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_type.h"
+#include "commands/sequence.h"
+#include "funcapi.h"
+#include "pgstat.h"
+#include "storage/condition_variable.h"
+#include "storage/latch.h"
+#include "storage/procarray.h"
+#include "storage/proclist.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "position.h"
+#include "role.h"
+#include "shmem.h"
+#include "statement.h"
+
+#define MAX_DATABASES		1024
+#define LOCKTAG_PREPARED	0x4352	/* field4 of the tag of such a lock */
+#define FALLBACK_WAKE_MS	1000	/* COMMIT PREPARED wakes nobody */
+
+typedef struct Slot
+{
+	pg_atomic_uint64 first;		/* all positions of the transaction are >= */
+	Oid			database;
+	int			pid;
+} Slot;
+
+typedef struct Database
+{
+	Oid			database;
+	Oid			sequence;		/* a journal that was made anew has another */
+	pg_atomic_uint64 last;		/* last position ever drawn */
+	pg_atomic_uint64 mark;		/* highest mark ever handed out */
+	pg_atomic_uint64 wal_end;	/* of the newest commit, and of what was drawn */
+	ConditionVariable moved;	/* broadcast when a slot is cleared */
+} Database;
+
+typedef struct PreparedPosition
+{
+	TransactionId xid;
+	Oid			database;
+	int64		first;
+} PreparedPosition;
+
+typedef struct PreparedList
+{
+	bool		recovered;		/* the locks have been looked through */
+	int			count;
+	PreparedPosition entries[FLEXIBLE_ARRAY_MEMBER];
+} PreparedList;
+
+static Slot *slots;
+static Database *databases;
+static PreparedList *prepared;
+static LWLock *lock;
+
+static Database *my_database = NULL;
+static XLogRecPtr drawn_until = InvalidXLogRecPtr;	/* by this transaction */
+
+/* The sequence and the journal, each of which may be ahead after a restore. */
+static Statement last_position_statement = {
+	.sql = "SELECT greatest(pg_catalog.pg_sequence_last_value($1),"
+	" (SELECT pg_catalog.max(position) FROM cqrs.journal), 0)",
+	.nargs = 1,
+	.argtypes = {REGCLASSOID}
+};
+
+static void on_transaction_end(XactEvent event, void *arg);
+static void release_slot(bool committed);
+static void hand_over_to_prepared(void);
+static Slot *my_slot(void);
+static Oid	sequence_oid(void);
+static Database *open_database(Oid sequence);
+static Database *find_database(Oid database);
+static Database *take_free_entry(void);
+static int64 read_last_position(Oid sequence);
+static void refuse_in_recovery(void);
+static void recover_prepared(void);
+static void add_prepared(TransactionId xid, Oid database, int64 first);
+static void drop_ended(void);
+static void wait_for_journal(long timeout_ms);
+static int64 lowest_in_slots(int64 bound);
+static int64 lowest_prepared(int64 bound);
+static void raise_to(pg_atomic_uint64 *value, uint64 at_least);
+
+static Size
+slots_size(void)
+{
+	return mul_size(MaxBackends, sizeof(Slot));
+}
+
+static void
+init_slots(void *area)
+{
+	for (int i = 0; i < MaxBackends; i++)
+		pg_atomic_init_u64(&((Slot *) area)[i].first, 0);
+}
+
+static Size
+databases_size(void)
+{
+	return mul_size(MAX_DATABASES, sizeof(Database));
+}
+
+static void
+init_databases(void *area)
+{
+	for (int i = 0; i < MAX_DATABASES; i++)
+	{
+		Database   *entry = &((Database *) area)[i];
+
+		pg_atomic_init_u64(&entry->last, 0);
+		pg_atomic_init_u64(&entry->mark, 0);
+		pg_atomic_init_u64(&entry->wal_end, 0);
+		ConditionVariableInit(&entry->moved);
+	}
+}
+
+/* The transactions that are prepared, and those that are being prepared. */
+static int
+prepared_capacity(void)
+{
+	return max_prepared_xacts + MaxBackends;
+}
+
+static Size
+prepared_size(void)
+{
+	return add_size(offsetof(PreparedList, entries),
+					mul_size(prepared_capacity(), sizeof(PreparedPosition)));
+}
+
+static void
+init_prepared(void *area)
+{
+	((PreparedList *) area)->recovered = false;
+}
+
+void
+cqrs_position_init(void)
+{
+	static const SharedArea slots_area = {
+		"pg_cqrs position slots", slots_size, init_slots, (void **) &slots, NULL
+	};
+	static const SharedArea databases_area = {
+		"pg_cqrs position databases", databases_size, init_databases, (void **) &databases, &lock
+	};
+	static const SharedArea prepared_area = {
+		"pg_cqrs prepared positions", prepared_size, init_prepared, (void **) &prepared, NULL
+	};
+
+	cqrs_shmem_register(&slots_area);
+	cqrs_shmem_register(&databases_area);
+	cqrs_shmem_register(&prepared_area);
+	RegisterXactCallback(on_transaction_end, NULL);
+}
+
+/*
+ * Draws positions, rising but not always consecutive, for events that this
+ * transaction is about to write.  They hold back the high-water mark until it
+ * ends, whatever becomes of the subtransaction.
+ */
+void
+cqrs_position_allocate(int64 *positions, int count)
+{
+	Oid			sequence = sequence_oid();
+	Database   *database = open_database(sequence);
+	Slot	   *slot = my_slot();
+	int64		first = pg_atomic_read_u64(&slot->first);
+
+	if (first == 0)
+	{
+		first = pg_atomic_read_u64(&database->last) + 1;
+		slot->database = MyDatabaseId;
+		slot->pid = MyProcPid;
+		pg_write_barrier();
+		pg_atomic_write_u64(&slot->first, first);
+		pg_memory_barrier();
+	}
+	for (int i = 0; i < count; i++)
+	{
+		positions[i] = nextval_internal(sequence, false);
+		if (positions[i] < first || (i > 0 && positions[i] <= positions[i - 1]))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("sequence cqrs.%s gave a position that is too low", CQRS_POSITION_SEQUENCE),
+					 errdetail("Position " INT64_FORMAT " was drawn after " INT64_FORMAT " had been in use.",
+							   positions[i], (int64) pg_atomic_read_u64(&database->last)),
+					 errhint("Somebody set the sequence back, or gave it a CACHE or INCREMENT other than 1.  "
+							 "Undo the latter, then run SELECT cqrs.adopt().")));
+	}
+	raise_to(&database->last, positions[count - 1]);
+	/* nextval logs ahead; a rollback would not flush that record. */
+	drawn_until = XactLastRecEnd;
+}
+
+/* Has this transaction drawn positions? */
+bool
+cqrs_position_held_by_me(void)
+{
+	return pg_atomic_read_u64(&my_slot()->first) != 0;
+}
+
+/* The last position ever drawn in this database; 0 where there is no journal. */
+int64
+cqrs_position_last(void)
+{
+	Oid			sequence = sequence_oid();
+
+	refuse_in_recovery();
+	if (!OidIsValid(sequence))
+		return 0;
+	return pg_atomic_read_u64(&open_database(sequence)->last);
+}
+
+/*
+ * The position up to which a snapshot taken after this call sees all events
+ * there will ever be.  Never goes back.
+ */
+int64
+cqrs_position_high_water_mark(void)
+{
+	Oid			sequence = sequence_oid();
+	Database   *database;
+	int64		mark;
+
+	refuse_in_recovery();
+	if (!OidIsValid(sequence))
+		return 0;
+	database = open_database(sequence);
+	recover_prepared();
+
+	mark = pg_atomic_read_u64(&database->last);
+	pg_memory_barrier();
+	mark = lowest_in_slots(mark);
+	mark = lowest_prepared(mark);
+
+	/* A slot may hold a bound far below what its writer will draw. */
+	raise_to(&database->mark, mark);
+	return pg_atomic_read_u64(&database->mark);
+}
+
+/*
+ * Flushes the WAL of all events at or below a mark taken before, and of the
+ * sequence up to it: what leaves the server cannot be undone by a crash, and
+ * no position at or below an offset that a consumer keeps is given again.
+ */
+void
+cqrs_position_make_durable(void)
+{
+	if (my_database)
+		XLogFlush(pg_atomic_read_u64(&my_database->wal_end));
+}
+
+/*
+ * Waits until the mark is above "after"; false when the time is over before.
+ * Woken when a transaction that has appended ends.
+ */
+bool
+cqrs_position_wait(int64 after, int64 timeout_ms, int64 *mark)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	long		left;
+
+	for (;;)
+	{
+		/* Get in line before looking, or a wake-up in between is lost. */
+		if (my_database)
+			ConditionVariablePrepareToSleep(&my_database->moved);
+		*mark = cqrs_position_high_water_mark();
+		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		if (*mark > after || left <= 0)
+			break;
+		left = Min(left, FALLBACK_WAKE_MS);
+		if (my_database)
+			(void) ConditionVariableTimedSleep(&my_database->moved, left, PG_WAIT_EXTENSION);
+		else
+			wait_for_journal(left);
+	}
+	ConditionVariableCancelSleep();
+	return *mark > after;
+}
+
+/*
+ * Raises the sequence to all positions that were ever in use, and "lowest".
+ * The caller holds a lock on the journal that keeps writers out.
+ */
+int64
+cqrs_position_raise_sequence(int64 lowest)
+{
+	Oid			sequence = sequence_oid();
+	Database   *database = open_database(sequence);
+	int64		last = read_last_position(sequence);
+
+	last = Max(last, (int64) pg_atomic_read_u64(&database->last));
+	last = Max(last, lowest);
+	if (last > 0)
+		DirectFunctionCall2(setval_oid, ObjectIdGetDatum(sequence), Int64GetDatum(last));
+	raise_to(&database->last, last);
+	return last;
+}
+
+PG_FUNCTION_INFO_V1(cqrs_last_position);
+Datum
+cqrs_last_position(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(cqrs_position_last());
+}
+
+/* Who holds back the mark: pid, or transaction id when prepared. */
+PG_FUNCTION_INFO_V1(cqrs_open_positions);
+Datum
+cqrs_open_positions(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	InitMaterializedSRF(fcinfo, 0);
+	refuse_in_recovery();
+	recover_prepared();
+	for (int i = 0; i < MaxBackends; i++)
+	{
+		int64		first = pg_atomic_read_u64(&slots[i].first);
+		Datum		values[3] = {Int64GetDatum(first), Int32GetDatum(slots[i].pid), (Datum) 0};
+		bool		nulls[3] = {false, false, true};
+
+		if (first != 0 && slots[i].database == MyDatabaseId)
+			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	LWLockAcquire(lock, LW_SHARED);
+	for (int i = 0; i < prepared->count; i++)
+	{
+		PreparedPosition *entry = &prepared->entries[i];
+		Datum		values[3] = {Int64GetDatum(entry->first), (Datum) 0, TransactionIdGetDatum(entry->xid)};
+		bool		nulls[3] = {false, true, false};
+
+		if (entry->database == MyDatabaseId && TransactionIdIsInProgress(entry->xid))
+			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	LWLockRelease(lock);
+	return (Datum) 0;
+}
+
+/* ---- the writer's side ---- */
+
+/* Runs after a commit has become visible, and after an abort. */
+static void
+on_transaction_end(XactEvent event, void *arg)
+{
+	if (my_database == NULL || !cqrs_position_held_by_me())
+		return;
+	switch (event)
+	{
+		case XACT_EVENT_PRE_PREPARE:
+			hand_over_to_prepared();
+			break;
+		case XACT_EVENT_COMMIT:
+			release_slot(true);
+			break;
+		case XACT_EVENT_PREPARE:
+		case XACT_EVENT_ABORT:
+			release_slot(false);
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+release_slot(bool committed)
+{
+	/* Before the slot is clear: a reader that counts us in must flush us. */
+	raise_to(&my_database->wal_end, committed ? XactLastCommitEnd : drawn_until);
+	pg_memory_barrier();
+	pg_atomic_write_u64(&my_slot()->first, 0);
+	pg_memory_barrier();
+	if (!proclist_is_empty(&my_database->moved.wakeup))
+		ConditionVariableBroadcast(&my_database->moved);
+}
+
+static void
+hand_over_to_prepared(void)
+{
+	int64		first = pg_atomic_read_u64(&my_slot()->first);
+	LOCKTAG		tag;
+
+	recover_prepared();
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (first >> 32), (uint32) first, LOCKTAG_PREPARED);
+	/* Shared: two transactions may have announced the same bound. */
+	(void) LockAcquire(&tag, ShareLock, false, false);
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	drop_ended();
+	add_prepared(GetTopTransactionId(), MyDatabaseId, first);
+	LWLockRelease(lock);
+}
+
+static Slot *
+my_slot(void)
+{
+	return &slots[cqrs_my_backend_index()];
+}
+
+/* ---- the databases ---- */
+
+/* Invalid where there is no journal yet. */
+static Oid
+sequence_oid(void)
+{
+	return cqrs_catalog_relation(CQRS_POSITION_SEQUENCE);
+}
+
+/* The entry of this database; made on first use since the server started. */
+static Database *
+open_database(Oid sequence)
+{
+	int64		last;
+
+	if (!OidIsValid(sequence))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("sequence cqrs.%s does not exist", CQRS_POSITION_SEQUENCE),
+				 errhint("It belongs to cqrs.journal; restore both together.")));
+	if (my_database && my_database->sequence == sequence)
+		return my_database;
+
+	/*
+	 * Positions are drawn only with an entry at hand, so if there still is
+	 * none below, nobody has drawn one since we read.
+	 */
+	refuse_in_recovery();
+	last = read_last_position(sequence);
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	my_database = find_database(MyDatabaseId);
+	if (my_database == NULL)
+		my_database = take_free_entry();
+	if (my_database && my_database->sequence != sequence)
+	{
+		my_database->database = MyDatabaseId;
+		my_database->sequence = sequence;
+		pg_atomic_write_u64(&my_database->last, last);
+		pg_atomic_write_u64(&my_database->mark, 0);
+	}
+	LWLockRelease(lock);
+	if (my_database == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("more than %d databases of this server have a journal", MAX_DATABASES)));
+	return my_database;
+}
+
+static Database *
+find_database(Oid database)
+{
+	for (int i = 0; i < MAX_DATABASES; i++)
+		if (databases[i].database == database)
+			return &databases[i];
+	return NULL;
+}
+
+/* Nobody is connected to a database that was dropped, so its entry is free. */
+static Database *
+take_free_entry(void)
+{
+	Database   *entry = find_database(InvalidOid);
+
+	for (int i = 0; entry == NULL && i < MAX_DATABASES; i++)
+		if (!SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(databases[i].database)))
+			entry = &databases[i];
+	if (entry)
+		entry->sequence = InvalidOid;
+	return entry;
+}
+
+static int64
+read_last_position(Oid sequence)
+{
+	RoleScope	scope;
+	Datum		value = ObjectIdGetDatum(sequence);
+	int64		last;
+
+	cqrs_role_enter(&scope, cqrs_catalog_relation_owner(sequence));
+	PushActiveSnapshot(GetLatestSnapshot());
+	SPI_connect();
+	(void) cqrs_statement_read(&last_position_statement, &value, NULL, 0);
+	last = DatumGetInt64(cqrs_statement_column(0, 1, NULL));
+	SPI_finish();
+	PopActiveSnapshot();
+	cqrs_role_leave(&scope);
+	return last;
+}
+
+/* ---- the reader's side ---- */
+
+static void
+refuse_in_recovery(void)
+{
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the high-water mark is not known on a standby"),
+				 errdetail("Which writers are under way is known to the primary alone."),
+				 errhint("Read the journal in order from the primary; cqrs.history() and cqrs.state() work here.")));
+}
+
+/* Nobody can wake us before there is a journal. */
+static void
+wait_for_journal(long timeout_ms)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 timeout_ms, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	AcceptInvalidationMessages();
+}
+
+static int64
+lowest_in_slots(int64 bound)
+{
+	for (int i = 0; i < MaxBackends; i++)
+	{
+		int64		first = pg_atomic_read_u64(&slots[i].first);
+
+		if (first == 0)
+			continue;
+		pg_read_barrier();
+		if (slots[i].database == MyDatabaseId)
+			bound = Min(bound, first - 1);
+	}
+	return bound;
+}
+
+static int64
+lowest_prepared(int64 bound)
+{
+	LWLockAcquire(lock, LW_SHARED);
+	for (int i = 0; i < prepared->count; i++)
+	{
+		PreparedPosition *entry = &prepared->entries[i];
+
+		if (entry->database == MyDatabaseId && entry->first <= bound &&
+			TransactionIdIsInProgress(entry->xid))
+			bound = entry->first - 1;
+	}
+	LWLockRelease(lock);
+	return bound;
+}
+
+/*
+ * Once after a start or promotion: the transactions that were prepared before
+ * it still hold their locks, with no backend of their own.
+ */
+static void
+recover_prepared(void)
+{
+	LockData   *locks;
+
+	if (prepared->recovered)
+		return;
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	locks = prepared->recovered ? NULL : GetLockStatusData();
+	for (int i = 0; locks && i < locks->nelements; i++)
+	{
+		LockInstanceData *held = &locks->locks[i];
+		LOCKTAG    *tag = &held->locktag;
+		TransactionId xid = cqrs_lock_recovered_xid(held);
+
+		if (tag->locktag_type == LOCKTAG_ADVISORY && tag->locktag_field4 == LOCKTAG_PREPARED &&
+			TransactionIdIsValid(xid))
+			add_prepared(xid, tag->locktag_field1,
+						 ((int64) tag->locktag_field2 << 32) | tag->locktag_field3);
+	}
+	prepared->recovered = true;
+	LWLockRelease(lock);
+}
+
+/* Caller holds the lock, exclusive. */
+static void
+add_prepared(TransactionId xid, Oid database, int64 first)
+{
+	if (prepared->count == prepared_capacity())
+		elog(ERROR, "no room for another prepared position");
+	prepared->entries[prepared->count++] = (PreparedPosition)
+	{
+		xid, database, first
+	};
+}
+
+/* Caller holds the lock, exclusive. */
+static void
+drop_ended(void)
+{
+	int			kept = 0;
+
+	for (int i = 0; i < prepared->count; i++)
+		if (TransactionIdIsInProgress(prepared->entries[i].xid))
+			prepared->entries[kept++] = prepared->entries[i];
+	prepared->count = kept;
+}
+
+static void
+raise_to(pg_atomic_uint64 *value, uint64 at_least)
+{
+	uint64		found = pg_atomic_read_u64(value);
+
+	while (found < at_least && !pg_atomic_compare_exchange_u64(value, &found, at_least))
+		;
+}

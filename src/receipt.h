@@ -1,0 +1,21 @@
+/*
+ * receipt.h
+ *		The answer to a command or an append.
+ */
+#ifndef CQRS_RECEIPT_H
+#define CQRS_RECEIPT_H
+
+#include "fmgr.h"
+#include "utils/jsonb.h"
+
+typedef struct Receipt
+{
+	text	   *entity_id;
+	int64		version;		/* of the entity's last event; 0: none */
+	int64		position;		/* of the same; 0: none */
+	Jsonb	   *reply;			/* or NULL */
+} Receipt;
+
+extern Datum cqrs_receipt_datum(FunctionCallInfo fcinfo, const Receipt *receipt);
+
+#endif

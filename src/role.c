@@ -1,0 +1,94 @@
+/*
+ * role.c
+ *		Who a piece of SQL runs as, and what it may not leave behind.
+ *
+ * Three kinds of SQL run inside a call of ours: our own statements (as the
+ * owner of the tables they touch), the users' handlers (as the owner of the
+ * entity), and reads on behalf of the caller (as the caller).  Each runs in a
+ * scope:
+ *
+ *	- the effective role is switched, unless it is the caller's anyway.  A
+ *	  switched role is a security-restricted operation: it can make no
+ *	  temporary objects, no deferred trigger events, no cursors WITH HOLD and
+ *	  cannot set the role, all of which would outlive the scope and then run
+ *	  with the caller's rights;
+ *	- settings changed inside are rolled back at its end, and search_path is
+ *	  pinned for its duration.
+ *
+ * An error leaves all scopes at once: the abort of the (sub)transaction puts
+ * back role, security context and settings, as it does for PostgreSQL's own
+ * uses of SetUserIdAndSecContext().
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+
+#include "role.h"
+
+static void switch_role(RoleScope *scope, Oid role);
+static void pin_search_path(RoleScope *scope, const char *search_path);
+
+/* Enters an outermost scope: whoever is effective now is the caller. */
+void
+cqrs_role_enter(RoleScope *scope, Oid role)
+{
+	GetUserIdAndSecContext(&scope->caller, &scope->caller_sec);
+	switch_role(scope, role);
+	pin_search_path(scope, CQRS_SEARCH_PATH);
+}
+
+/* Enters a scope for our own statements inside another one of them. */
+void
+cqrs_role_enter_own(RoleScope *scope, const RoleScope *outer, Oid role)
+{
+	scope->caller = outer->caller;
+	scope->caller_sec = outer->caller_sec;
+	switch_role(scope, role);
+	scope->nest_level = 0;
+}
+
+/*
+ * Enters a scope for a user's handler.  The restrictions are measured against
+ * the outermost caller: a handler that the caller owns runs unrestricted,
+ * although our own statements around it do not.
+ */
+void
+cqrs_role_enter_handler(RoleScope *scope, const RoleScope *outer,
+						Oid role, const char *search_path)
+{
+	scope->caller = outer->caller;
+	scope->caller_sec = outer->caller_sec;
+	switch_role(scope, role);
+	pin_search_path(scope, search_path);
+}
+
+void
+cqrs_role_leave(const RoleScope *scope)
+{
+	if (scope->nest_level > 0)
+		AtEOXact_GUC(false, scope->nest_level);
+	SetUserIdAndSecContext(scope->user, scope->sec);
+}
+
+static void
+switch_role(RoleScope *scope, Oid role)
+{
+	int			sec = scope->caller_sec;
+
+	GetUserIdAndSecContext(&scope->user, &scope->sec);
+	if (role != scope->caller)
+		sec |= SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION;
+	SetUserIdAndSecContext(role, sec);
+}
+
+/* Begins a level of settings, which cqrs_role_leave() rolls back. */
+static void
+pin_search_path(RoleScope *scope, const char *search_path)
+{
+	scope->nest_level = NewGUCNestLevel();
+	if (strcmp(namespace_search_path, search_path) != 0)
+		(void) set_config_option("search_path", search_path, PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}

@@ -1,0 +1,16 @@
+/*
+ * settings.h
+ *		The settings of the extension, all of them cqrs.*.
+ */
+#ifndef CQRS_SETTINGS_H
+#define CQRS_SETTINGS_H
+
+extern int	cqrs_command_retention_s;
+extern int	cqrs_state_cache_size_kb;
+extern int	cqrs_max_entity_locks;
+extern bool cqrs_allow_journal_changes;
+
+/* Called by module.c at load. */
+extern void cqrs_settings_init(void);
+
+#endif

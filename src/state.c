@@ -1,0 +1,361 @@
+/*
+ * state.c
+ *		The state of an entity: the fold of its events.
+ *
+ * To load the state after a given event, the fold begins at the newest state
+ * that was kept at or before it, in this backend's cache or in a snapshot, or
+ * at the initial state.  A kept state is believed only if the journal has its
+ * event at its position: if that is the target itself the comparison is made
+ * with the target, else the fold reads one event more, the one that the kept
+ * state is after, and starts over from the beginning if it is not the same.
+ *
+ * Events are read in chunks, so that an entity of a million events needs no
+ * more memory than one of a hundred, and so that handlers do not run inside
+ * of a running query, whose policies would see another role.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
+#include "utils/rls.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "entity_lock.h"
+#include "errors.h"
+#include "fold.h"
+#include "state.h"
+#include "statement.h"
+
+#define CHUNK	200
+
+static Statement chunk_statement = {
+	.sql = "SELECT " CQRS_EVENT_COLUMNS " FROM cqrs.journal"
+	" WHERE entity_type = $1 AND entity_id = $2 AND version >= $3 AND version <= $4"
+	" ORDER BY version LIMIT $5",
+	.nargs = 5,
+	.argtypes = {TEXTOID, TEXTOID, INT8OID, INT8OID, INT4OID}
+};
+
+static Statement at_version_statement = {
+	.sql = "SELECT version, position, created_at FROM cqrs.journal"
+	" WHERE entity_type = $1 AND entity_id = $2 AND version = $3",
+	.nargs = 3,
+	.argtypes = {TEXTOID, TEXTOID, INT8OID}
+};
+
+/* Within an entity time never goes back, so the first match is the last event by then. */
+static Statement at_time_statement = {
+	.sql = "SELECT version, position, created_at FROM cqrs.journal"
+	" WHERE entity_type = $1 AND entity_id = $2 AND created_at <= $3"
+	" ORDER BY version DESC LIMIT 1",
+	.nargs = 3,
+	.argtypes = {TEXTOID, TEXTOID, TIMESTAMPTZOID}
+};
+
+static bool find_target(FunctionCallInfo fcinfo, const EntityKey *key, const LastEvent *last, LastEvent *target);
+static bool read_target(Statement *statement, const EntityKey *key, Datum value, LastEvent *target);
+static bool fold_stored(Fold *fold, const LastEvent *target);
+static bool fold_chunk(Fold *fold, const LastEvent *target, bool check_base, int64 from);
+static void from_tuple(Fold *fold, HeapTuple tuple, TupleDesc desc, FoldedEvent *event);
+
+/*
+ * Loads the state after the target event, which the active snapshot and the
+ * effective role see.  A target of version 0 gives the initial state.  The
+ * state is in the current context.
+ */
+void
+cqrs_state_load(EntityType *entity, const EntityKey *key, const RoleScope *scope,
+				const LastEvent *target, StateSource source, EntityState *state)
+{
+	bool		kept = false;
+	Fold		fold;
+
+	memset(state, 0, sizeof(EntityState));
+	if (source == STATE_FROM_KEPT && target->version > 0)
+	{
+		kept = cqrs_state_cache_get(entity, key, state) && state->version <= target->version;
+		/* A far older state than a snapshot may be: look for one. */
+		if (entity->snapshot_every > 0 &&
+			(!kept || target->version - state->version > entity->snapshot_every))
+			kept = cqrs_snapshot_load(entity, key, scope, target->version, state) || kept;
+	}
+	if (kept && state->version == target->version && state->position == target->position)
+	{
+		cqrs_state_cache_count(true);
+		return;
+	}
+
+	cqrs_fold_begin(&fold, entity, key, scope, state);
+	fold.sees_all = source == STATE_FROM_KEPT;
+	if (!kept || state->version >= target->version)
+		cqrs_fold_start_over(&fold);
+	if (!fold_stored(&fold, target))
+	{
+		cqrs_fold_start_over(&fold);
+		(void) fold_stored(&fold, target);
+	}
+	cqrs_fold_end(&fold);
+	if (target->version > 0)
+		cqrs_state_cache_count(false);
+}
+
+/* Moves the state on by events that are complete but not written yet. */
+void
+cqrs_state_apply(EntityType *entity, const EntityKey *key, const RoleScope *scope,
+				 EntityState *state, const Event *events, int count)
+{
+	RunningHandler running;
+	Fold		fold;
+
+	cqrs_fold_begin(&fold, entity, key, scope, state);
+	cqrs_entity_lock_begin_handler(&running, NULL);
+	PG_TRY();
+	{
+		for (int i = 0; i < count; i++)
+		{
+			FoldedEvent event = {
+				.position = events[i].position,
+				.version = events[i].version,
+				.event_type = events[i].event_type,
+				.schema_version = events[i].schema_version
+			};
+			MemoryContext old = MemoryContextSwitchTo(fold.garbage);
+
+			event.datum = cqrs_journal_event_datum(key, &events[i]);
+			cqrs_fold_event(&fold, &event);
+			MemoryContextSwitchTo(old);
+			MemoryContextReset(fold.garbage);
+		}
+	}
+	PG_FINALLY();
+	{
+		cqrs_entity_lock_end_handler(&running);
+	}
+	PG_END_TRY();
+	cqrs_fold_end(&fold);
+}
+
+/* An event handler that ships: what the event says is put into the state. */
+PG_FUNCTION_INFO_V1(cqrs_merge);
+Datum
+cqrs_merge(PG_FUNCTION_ARGS)
+{
+	HeapTupleHeader event = PG_GETARG_HEAPTUPLEHEADER(1);
+	bool		isnull;
+	Datum		data = GetAttributeByNum(event, EVENT_DATA, &isnull);
+
+	if (isnull)
+		PG_RETURN_DATUM(PG_GETARG_DATUM(0));
+	PG_RETURN_DATUM(DirectFunctionCall2(jsonb_concat, PG_GETARG_DATUM(0), data));
+}
+
+/*
+ * Runs as the caller, with the snapshot of his statement.  Where row security
+ * applies to him, what was kept from events he may not see is not used.
+ */
+PG_FUNCTION_INFO_V1(cqrs_state);
+Datum
+cqrs_state(PG_FUNCTION_ARGS)
+{
+	EntityType *entity;
+	EntityKey	key;
+	EntityState state;
+	LastEvent	last;
+	LastEvent	target;
+	RoleScope	scope;
+	StateSource source;
+	bool		found;
+
+	cqrs_journal_check_key(&key, PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0),
+						   PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
+	if (!PG_ARGISNULL(2) && (!PG_ARGISNULL(3) || PG_GETARG_INT64(2) < 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 PG_ARGISNULL(3) ? errmsg("version is negative: " INT64_FORMAT, PG_GETARG_INT64(2))
+				 : errmsg("give a version or a time, not both")));
+	entity = cqrs_entity_registry_get(key.entity_type);
+	if (!OidIsValid(cqrs_journal_relid()))
+		PG_RETURN_NULL();
+	source = check_enable_rls(cqrs_journal_relid(), InvalidOid, true) == RLS_ENABLED ?
+		STATE_FROM_EVENTS : STATE_FROM_KEPT;
+
+	cqrs_role_enter(&scope, GetUserId());
+	cqrs_journal_read_last(&key, &last);
+	found = last.version > 0 && find_target(fcinfo, &key, &last, &target);
+	if (found)
+		cqrs_state_load(entity, &key, &scope, &target, source, &state);
+	cqrs_role_leave(&scope);
+	if (!found)
+		PG_RETURN_NULL();
+	if (source == STATE_FROM_KEPT && target.version > 0 && target.version == last.version)
+		cqrs_state_cache_put(entity, &key, &state);
+	PG_RETURN_JSONB_P(state.state);
+}
+
+PG_FUNCTION_INFO_V1(cqrs_take_snapshot);
+Datum
+cqrs_take_snapshot(PG_FUNCTION_ARGS)
+{
+	EntityType *entity;
+	EntityKey	key;
+	EntityState state;
+	LastEvent	last;
+	RoleScope	scope;
+	RoleScope	journal;
+
+	cqrs_entity_lock_refuse_in_event_handler("take_snapshot");
+	cqrs_journal_check_key(&key, PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0),
+						   PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
+	(void) cqrs_entity_registry_get_owned(key.entity_type);
+	entity = cqrs_entity_registry_get(key.entity_type);
+	cqrs_journal_ensure();
+
+	cqrs_role_enter(&scope, cqrs_catalog_extension_owner());
+	cqrs_journal_begin_write(&key, &scope, &last);
+	if (last.version > 0)
+	{
+		cqrs_role_enter_own(&journal, &scope, cqrs_catalog_relation_owner(cqrs_journal_relid()));
+		cqrs_state_load(entity, &key, &scope, &last, STATE_FROM_KEPT, &state);
+		cqrs_role_leave(&journal);
+		cqrs_snapshot_save(entity, &key, &scope, &state);
+		cqrs_state_cache_put(entity, &key, &state);
+	}
+	cqrs_journal_end_write();
+	cqrs_role_leave(&scope);
+	if (last.version == 0)
+		PG_RETURN_NULL();
+	PG_RETURN_INT64(last.version);
+}
+
+/* Which event the caller wants the state after; false if there was no entity yet. */
+static bool
+find_target(FunctionCallInfo fcinfo, const EntityKey *key, const LastEvent *last, LastEvent *target)
+{
+	*target = *last;
+	if (!PG_ARGISNULL(3))
+		return read_target(&at_time_statement, key, PG_GETARG_DATUM(3), target);
+	if (PG_ARGISNULL(2) || PG_GETARG_INT64(2) == last->version)
+		return true;
+	memset(target, 0, sizeof(LastEvent));
+	if (PG_GETARG_INT64(2) > 0 &&
+		!read_target(&at_version_statement, key, PG_GETARG_DATUM(2), target))
+		ereport(ERROR,
+				(errcode(CQRS_VERSION_CONFLICT),
+				 errmsg("entity \"%s\" of type \"%s\" has no such version",
+						text_to_cstring(key->entity_id), text_to_cstring(key->entity_type)),
+				 errdetail("Expected version " INT64_FORMAT ", found " INT64_FORMAT ".",
+						   PG_GETARG_INT64(2), last->version)));
+	return true;
+}
+
+static bool
+read_target(Statement *statement, const EntityKey *key, Datum value, LastEvent *target)
+{
+	Datum		values[] = {PointerGetDatum(key->entity_type), PointerGetDatum(key->entity_id), value};
+	bool		found;
+
+	SPI_connect();
+	found = cqrs_statement_read(statement, values, NULL, 1) == 1;
+	if (found)
+	{
+		target->version = DatumGetInt64(cqrs_statement_column(0, 1, NULL));
+		target->position = DatumGetInt64(cqrs_statement_column(0, 2, NULL));
+		target->created_at = DatumGetTimestampTz(cqrs_statement_column(0, 3, NULL));
+	}
+	SPI_finish();
+	return found;
+}
+
+/*
+ * Folds what lies between the state and the target.  False if the state's own
+ * event is not in the journal as it should be.
+ */
+static bool
+fold_stored(Fold *fold, const LastEvent *target)
+{
+	bool		check_base = fold->state->version > 0;
+
+	while (fold->state->version < target->version || check_base)
+	{
+		int64		before = fold->state->version;
+
+		if (!fold_chunk(fold, target, check_base, before + (check_base ? 0 : 1)))
+			return false;
+		CHECK_FOR_INTERRUPTS();
+		if (fold->state->version == before && before < target->version)
+			cqrs_fold_refuse_hole(fold, before + 1);
+		check_base = false;
+	}
+	return true;
+}
+
+static bool
+fold_chunk(Fold *fold, const LastEvent *target, bool check_base, int64 from)
+{
+	Datum		values[] = {
+		PointerGetDatum(fold->key->entity_type), PointerGetDatum(fold->key->entity_id),
+		Int64GetDatum(from), Int64GetDatum(target->version), Int32GetDatum(CHUNK)
+	};
+	RunningHandler running;
+	SPITupleTable *rows;
+	uint64		count;
+	volatile bool base_found = !check_base;
+
+	SPI_connect();
+	count = cqrs_statement_read(&chunk_statement, values, NULL, CHUNK);
+	rows = SPI_tuptable;
+	cqrs_entity_lock_begin_handler(&running, NULL);
+	PG_TRY();
+	{
+		MemoryContext old = MemoryContextSwitchTo(fold->garbage);
+
+		for (uint64 i = 0; i < count; i++)
+		{
+			FoldedEvent event;
+
+			from_tuple(fold, rows->vals[i], rows->tupdesc, &event);
+			if (!base_found)
+			{
+				base_found = event.version == fold->state->version &&
+					event.position == fold->state->position;
+				if (!base_found)
+					break;
+			}
+			else
+				cqrs_fold_event(fold, &event);
+			MemoryContextReset(fold->garbage);
+		}
+		MemoryContextSwitchTo(old);
+		cqrs_fold_leave_handler(fold);
+	}
+	PG_FINALLY();
+	{
+		cqrs_entity_lock_end_handler(&running);
+	}
+	PG_END_TRY();
+	SPI_finish();
+	return base_found;
+}
+
+static void
+from_tuple(Fold *fold, HeapTuple tuple, TupleDesc desc, FoldedEvent *event)
+{
+	Datum		values[EVENT_ATTRIBUTES];
+	bool		nulls[EVENT_ATTRIBUTES];
+
+	heap_deform_tuple(tuple, desc, values, nulls);
+	event->position = DatumGetInt64(values[EVENT_POSITION - 1]);
+	event->version = DatumGetInt64(values[EVENT_VERSION - 1]);
+	event->event_type = DatumGetTextPP(values[EVENT_TYPE - 1]);
+	event->schema_version = DatumGetInt32(values[EVENT_SCHEMA_VERSION - 1]);
+	event->datum = heap_copy_tuple_as_datum(tuple, fold->event_desc);
+}
+

@@ -1,0 +1,24 @@
+CREATE FUNCTION cqrs.merge(state jsonb, event cqrs.event) RETURNS jsonb
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'cqrs_merge';
+COMMENT ON FUNCTION cqrs.merge(jsonb, cqrs.event) IS
+    'An event handler for cqrs.on_event: the state with the top-level keys of the event''s data put into it (state || data).';
+
+CREATE FUNCTION cqrs.state(
+    entity_type text,
+    entity_id text,
+    version bigint DEFAULT NULL,
+    at timestamptz DEFAULT NULL
+) RETURNS jsonb
+    LANGUAGE c STABLE PARALLEL RESTRICTED COST 1000
+    AS 'MODULE_PATHNAME', 'cqrs_state';
+COMMENT ON FUNCTION cqrs.state(text, text, bigint, timestamptz) IS
+    'The state of an entity: now, after the event of a version (0: the initial state), or at a time; NULL where there is no such entity, or was none by then. Needs SELECT on cqrs.journal, whose row security applies: who sees only some of the events gets the fold of these. Errors: QR003, QR001 for a version beyond the last, QR005 if an event cannot be handled.';
+
+CREATE FUNCTION cqrs.take_snapshot(entity_type text, entity_id text) RETURNS bigint
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'cqrs_take_snapshot';
+COMMENT ON FUNCTION cqrs.take_snapshot(text, text) IS
+    'Takes a snapshot of an entity now and returns its version; NULL where there is no such entity. For the owner of the entity type. Errors: QR003, QR005, 42501.';
+
+REVOKE EXECUTE ON FUNCTION cqrs.take_snapshot(text, text) FROM PUBLIC;
