@@ -55,8 +55,10 @@ demo:
 lint:
 	@exec test/lint "$(CONCEPTS)" "$(REGRESS)"
 
-# PostgreSQL's own layout; Debian's package is pg-bsd-indent.
+# PostgreSQL's own layout; Debian's package is pg-bsd-indent. Two of its ways are
+# mended: "type    *" above a function's name and ",.member" in an initialiser.
 INDENT = pg_bsd_indent -bad -bap -bbb -bc -bl -cli1 -cp33 -cdb -nce -d0 -di12 -nfc1 -i4 \
          -l79 -lp -lpl -nip -npro -sac -tpg -ts4 -Utypedefs.list
+MEND   = sed -E 's/^([A-Za-z_0-9]+)[ \t]+\*$$/\1 */; s/,([.[][a-zA-Z_])/, \1/g'
 indent:
-	@for file in src/*.[ch]; do $(INDENT) <$$file >indent.new && cat indent.new >$$file; done; rm -f indent.new
+	@for file in src/*.[ch]; do $(INDENT) <$$file >indent.new && $(MEND) indent.new >$$file || break; done; rm -f indent.new

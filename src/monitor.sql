@@ -13,3 +13,7 @@ COMMENT ON VIEW cqrs.journal_status IS
     'The journal at a glance: whether it exists, whether the database is held (cqrs.adopt), the last position drawn, the high-water mark, and how many transactions hold it back (cqrs.open_positions).';
 
 REVOKE EXECUTE ON FUNCTION cqrs.last_position() FROM PUBLIC;
+
+-- Whoever may watch the server may watch the journal.
+GRANT SELECT ON cqrs.journal_status TO pg_monitor;
+GRANT EXECUTE ON FUNCTION cqrs.is_held(), cqrs.last_position(), cqrs.high_water_mark(), cqrs.open_positions() TO pg_monitor;
