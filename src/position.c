@@ -24,10 +24,8 @@
  * that draws after the reader read "last", so above it.  No time-outs, and an
  * unrelated transaction, however long, has no slot.
  *
- * PREPARE TRANSACTION: the slot is handed over to an entry in the list of
- * prepared positions before it is cleared (hence the reader's order), and to
- * a lock whose tag carries the position, which PostgreSQL keeps through a
- * restart.  The list is rebuilt from those locks once after a start.
+ * PREPARE TRANSACTION hands the bound over to position_prepared.c before the
+ * slot is cleared, hence the order in which the reader looks.
  *
  * Shared state and who touches it:
  *	slots[]			slot i by backend i alone; read by all, atomically.
@@ -35,30 +33,20 @@
  *	databases[]		an entry is made or given to another sequence under the
  *					lock, exclusive; last, mark and wal_end only ever
  *					rise, atomically, without it.
- *	prepared		under the lock: shared to read, exclusive to change.
- *					An entry whose transaction has ended is dead; the next
- *					one who needs room drops it.
  */
 #include "postgres.h"
 
-#include "access/transam.h"
-#include "access/twophase.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_database.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "funcapi.h"
 #include "pgstat.h"
 #include "storage/condition_variable.h"
 #include "storage/latch.h"
-#include "storage/procarray.h"
 #include "storage/proclist.h"
-#include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/inval.h"
-#include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
@@ -66,12 +54,12 @@
 #include "catalog.h"
 #include "compat.h"
 #include "position.h"
+#include "position_prepared.h"
 #include "role.h"
 #include "shmem.h"
 #include "statement.h"
 
 #define MAX_DATABASES		1024
-#define LOCKTAG_PREPARED	0x4352	/* field4 of the tag of such a lock */
 #define FALLBACK_WAKE_MS	1000	/* COMMIT PREPARED wakes nobody */
 
 typedef struct Slot
@@ -91,23 +79,8 @@ typedef struct Database
 	ConditionVariable moved;	/* broadcast when a slot is cleared */
 } Database;
 
-typedef struct PreparedPosition
-{
-	TransactionId xid;
-	Oid			database;
-	int64		first;
-} PreparedPosition;
-
-typedef struct PreparedList
-{
-	bool		recovered;		/* the locks have been looked through */
-	int			count;
-	PreparedPosition entries[FLEXIBLE_ARRAY_MEMBER];
-} PreparedList;
-
 static Slot *slots;
 static Database *databases;
-static PreparedList *prepared;
 static LWLock *lock;
 
 static Database *my_database = NULL;
@@ -123,7 +96,6 @@ static Statement last_position_statement = {
 
 static void on_transaction_end(XactEvent event, void *arg);
 static void release_slot(bool committed);
-static void hand_over_to_prepared(void);
 static Slot *my_slot(void);
 static Oid	sequence_oid(void);
 static Database *open_database(Oid sequence);
@@ -131,12 +103,8 @@ static Database *find_database(Oid database);
 static Database *take_free_entry(void);
 static int64 read_last_position(Oid sequence);
 static void refuse_in_recovery(void);
-static void recover_prepared(void);
-static void add_prepared(TransactionId xid, Oid database, int64 first);
-static void drop_ended(void);
 static void wait_for_journal(long timeout_ms);
 static int64 lowest_in_slots(int64 bound);
-static int64 lowest_prepared(int64 bound);
 static void raise_to(pg_atomic_uint64 *value, uint64 at_least);
 
 static Size
@@ -172,26 +140,6 @@ init_databases(void *area)
 	}
 }
 
-/* The transactions that are prepared, and those that are being prepared. */
-static int
-prepared_capacity(void)
-{
-	return max_prepared_xacts + MaxBackends;
-}
-
-static Size
-prepared_size(void)
-{
-	return add_size(offsetof(PreparedList, entries),
-					mul_size(prepared_capacity(), sizeof(PreparedPosition)));
-}
-
-static void
-init_prepared(void *area)
-{
-	((PreparedList *) area)->recovered = false;
-}
-
 void
 cqrs_position_init(void)
 {
@@ -201,13 +149,9 @@ cqrs_position_init(void)
 	static const SharedArea databases_area = {
 		"pg_cqrs position databases", databases_size, init_databases, (void **) &databases, &lock
 	};
-	static const SharedArea prepared_area = {
-		"pg_cqrs prepared positions", prepared_size, init_prepared, (void **) &prepared, NULL
-	};
 
 	cqrs_shmem_register(&slots_area);
 	cqrs_shmem_register(&databases_area);
-	cqrs_shmem_register(&prepared_area);
 	RegisterXactCallback(on_transaction_end, NULL);
 }
 
@@ -284,12 +228,11 @@ cqrs_position_high_water_mark(void)
 	if (!OidIsValid(sequence))
 		return 0;
 	database = open_database(sequence);
-	recover_prepared();
 
 	mark = pg_atomic_read_u64(&database->last);
 	pg_memory_barrier();
 	mark = lowest_in_slots(mark);
-	mark = lowest_prepared(mark);
+	mark = cqrs_position_prepared_lowest(mark);
 
 	/* A slot may hold a bound far below what its writer will draw. */
 	raise_to(&database->mark, mark);
@@ -372,7 +315,6 @@ cqrs_open_positions(PG_FUNCTION_ARGS)
 
 	InitMaterializedSRF(fcinfo, 0);
 	refuse_in_recovery();
-	recover_prepared();
 	for (int i = 0; i < MaxBackends; i++)
 	{
 		int64		first = pg_atomic_read_u64(&slots[i].first);
@@ -382,17 +324,7 @@ cqrs_open_positions(PG_FUNCTION_ARGS)
 		if (first != 0 && slots[i].database == MyDatabaseId)
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
-	LWLockAcquire(lock, LW_SHARED);
-	for (int i = 0; i < prepared->count; i++)
-	{
-		PreparedPosition *entry = &prepared->entries[i];
-		Datum		values[3] = {Int64GetDatum(entry->first), (Datum) 0, TransactionIdGetDatum(entry->xid)};
-		bool		nulls[3] = {false, true, false};
-
-		if (entry->database == MyDatabaseId && TransactionIdIsInProgress(entry->xid))
-			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-	}
-	LWLockRelease(lock);
+	cqrs_position_prepared_list(rsinfo->setResult, rsinfo->setDesc);
 	return (Datum) 0;
 }
 
@@ -407,7 +339,7 @@ on_transaction_end(XactEvent event, void *arg)
 	switch (event)
 	{
 		case XACT_EVENT_PRE_PREPARE:
-			hand_over_to_prepared();
+			cqrs_position_prepared_hand_over(pg_atomic_read_u64(&my_slot()->first));
 			break;
 		case XACT_EVENT_COMMIT:
 			release_slot(true);
@@ -431,23 +363,6 @@ release_slot(bool committed)
 	pg_memory_barrier();
 	if (!proclist_is_empty(&my_database->moved.wakeup))
 		ConditionVariableBroadcast(&my_database->moved);
-}
-
-static void
-hand_over_to_prepared(void)
-{
-	int64		first = pg_atomic_read_u64(&my_slot()->first);
-	LOCKTAG		tag;
-
-	recover_prepared();
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (first >> 32), (uint32) first, LOCKTAG_PREPARED);
-	/* Shared: two transactions may have announced the same bound. */
-	(void) LockAcquire(&tag, ShareLock, false, false);
-
-	LWLockAcquire(lock, LW_EXCLUSIVE);
-	drop_ended();
-	add_prepared(GetTopTransactionId(), MyDatabaseId, first);
-	LWLockRelease(lock);
 }
 
 static Slot *
@@ -583,74 +498,6 @@ lowest_in_slots(int64 bound)
 			bound = Min(bound, first - 1);
 	}
 	return bound;
-}
-
-static int64
-lowest_prepared(int64 bound)
-{
-	LWLockAcquire(lock, LW_SHARED);
-	for (int i = 0; i < prepared->count; i++)
-	{
-		PreparedPosition *entry = &prepared->entries[i];
-
-		if (entry->database == MyDatabaseId && entry->first <= bound &&
-			TransactionIdIsInProgress(entry->xid))
-			bound = entry->first - 1;
-	}
-	LWLockRelease(lock);
-	return bound;
-}
-
-/*
- * Once after a start or promotion: the transactions that were prepared before
- * it still hold their locks, with no backend of their own.
- */
-static void
-recover_prepared(void)
-{
-	LockData   *locks;
-
-	if (prepared->recovered)
-		return;
-	LWLockAcquire(lock, LW_EXCLUSIVE);
-	locks = prepared->recovered ? NULL : GetLockStatusData();
-	for (int i = 0; locks && i < locks->nelements; i++)
-	{
-		LockInstanceData *held = &locks->locks[i];
-		LOCKTAG    *tag = &held->locktag;
-		TransactionId xid = cqrs_lock_recovered_xid(held);
-
-		if (tag->locktag_type == LOCKTAG_ADVISORY && tag->locktag_field4 == LOCKTAG_PREPARED &&
-			TransactionIdIsValid(xid))
-			add_prepared(xid, tag->locktag_field1,
-						 ((int64) tag->locktag_field2 << 32) | tag->locktag_field3);
-	}
-	prepared->recovered = true;
-	LWLockRelease(lock);
-}
-
-/* Caller holds the lock, exclusive. */
-static void
-add_prepared(TransactionId xid, Oid database, int64 first)
-{
-	if (prepared->count == prepared_capacity())
-		elog(ERROR, "no room for another prepared position");
-	prepared->entries[prepared->count++] = (PreparedPosition)
-	{
-		xid, database, first
-	};
-}
-
-/* Caller holds the lock, exclusive. */
-static void
-drop_ended(void)
-{
-	int			kept = 0;
-
-	for (int i = 0; i < prepared->count; i++)
-		if (TransactionIdIsInProgress(prepared->entries[i].xid))
-			prepared->entries[kept++] = prepared->entries[i];
-	prepared->count = kept;
 }
 
 static void

@@ -52,6 +52,9 @@ typedef struct Counters
 	pg_atomic_uint64 bytes;
 } Counters;
 
+/* What the hash table takes for an entry beside its chunk. */
+#define ENTRY_OVERHEAD	(MAXALIGN(sizeof(HASHELEMENT)) + MAXALIGN(sizeof(CacheEntry)) + sizeof(void *))
+
 static Counters *counters;
 
 static HTAB *entries = NULL;
@@ -121,8 +124,9 @@ void
 cqrs_state_cache_put(const EntityType *entity, const EntityKey *key, const EntityState *state)
 {
 	Size		limit = (Size) cqrs_state_cache_size_kb * 1024;
-	Size		size = sizeof(CacheEntry) + 4 * MAXIMUM_ALIGNOF + VARSIZE(state->state) +
-		VARSIZE_ANY(key->entity_type) + VARSIZE_ANY(key->entity_id);
+	Size		chunk_size = MAXALIGN(VARSIZE(state->state)) +
+		MAXALIGN(VARSIZE_ANY(key->entity_type)) + MAXALIGN(VARSIZE_ANY(key->entity_id));
+	Size		size = ENTRY_OVERHEAD + chunk_size;
 	CacheEntry *entry;
 	char	   *chunk;
 	bool		found;
@@ -138,9 +142,9 @@ cqrs_state_cache_put(const EntityType *entity, const EntityKey *key, const Entit
 	}
 	if (size <= limit)
 	{
-		chunk = MemoryContextAlloc(cache_context, size - sizeof(CacheEntry));
+		chunk = MemoryContextAlloc(cache_context, chunk_size);
 		entry = hash_search(entries, &key->hash, HASH_ENTER, &found);
-		entry->size = size;
+		entry->size = ENTRY_OVERHEAD + GetMemoryChunkSpace(chunk);
 		entry->generation = entity->generation;
 		entry->state = *state;
 		/* The first field is the chunk, for pfree() */
@@ -150,7 +154,7 @@ cqrs_state_cache_put(const EntityType *entity, const EntityKey *key, const Entit
 		chunk = put_text(chunk, &entry->entity_type, key->entity_type);
 		(void) put_text(chunk, &entry->entity_id, key->entity_id);
 		dlist_push_head(&by_use, &entry->node);
-		bytes += size;
+		bytes += entry->size;
 	}
 	publish_size();
 }

@@ -1,0 +1,186 @@
+/*
+ * position_prepared.c
+ *		Positions of prepared transactions, which have no backend.
+ *
+ * PREPARE TRANSACTION leaves its positions open for as long as it likes, also
+ * through a restart.  So they are kept twice: in a list in shared memory, for
+ * readers (who would need 8 ms to find them among the locks), and in a lock
+ * held by the prepared transaction, whose tag carries the position: PostgreSQL
+ * writes locks down with the transaction.  The list is rebuilt from the locks
+ * once after a start or promotion, before it is first read or added to.
+ *
+ * The list is guarded by its lock: shared to read, exclusive to change.  An
+ * entry whose transaction is not in progress any more is dead, whether it was
+ * resolved, or never came to be prepared; whoever adds an entry drops those.
+ */
+#include "postgres.h"
+
+#include "access/twophase.h"
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "storage/procarray.h"
+
+#include "compat.h"
+#include "position_prepared.h"
+#include "shmem.h"
+
+#define LOCKTAG_PREPARED	0x4352	/* field4 of the tag of such a lock */
+
+typedef struct PreparedPosition
+{
+	TransactionId xid;
+	Oid			database;
+	int64		first;
+} PreparedPosition;
+
+typedef struct PreparedList
+{
+	bool		recovered;		/* the locks have been looked through */
+	int			count;
+	PreparedPosition entries[FLEXIBLE_ARRAY_MEMBER];
+} PreparedList;
+
+static PreparedList *prepared;
+static LWLock *lock;
+
+static void recover(void);
+static void add(TransactionId xid, Oid database, int64 first);
+static void drop_ended(void);
+
+/* The transactions that are prepared, and those that are being prepared. */
+static int
+prepared_capacity(void)
+{
+	return max_prepared_xacts + MaxBackends;
+}
+
+static Size
+prepared_size(void)
+{
+	return add_size(offsetof(PreparedList, entries),
+					mul_size(prepared_capacity(), sizeof(PreparedPosition)));
+}
+
+static void
+init_prepared(void *area)
+{
+	((PreparedList *) area)->recovered = false;
+}
+
+void
+cqrs_position_prepared_init(void)
+{
+	static const SharedArea area = {
+		"pg_cqrs prepared positions", prepared_size, init_prepared, (void **) &prepared, &lock
+	};
+
+	cqrs_shmem_register(&area);
+}
+
+/* Called before the transaction is prepared; an error still prevents it. */
+void
+cqrs_position_prepared_hand_over(int64 first)
+{
+	LOCKTAG		tag;
+
+	recover();
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (first >> 32), (uint32) first, LOCKTAG_PREPARED);
+	/* Shared: two transactions may have announced the same bound. */
+	(void) LockAcquire(&tag, ShareLock, false, false);
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	drop_ended();
+	add(GetTopTransactionId(), MyDatabaseId, first);
+	LWLockRelease(lock);
+}
+
+/*
+ * The bound, lowered to below every position of this database that is prepared.
+ * Whatever is resolved meanwhile is seen by a snapshot taken after.
+ */
+int64
+cqrs_position_prepared_lowest(int64 bound)
+{
+	recover();
+	LWLockAcquire(lock, LW_SHARED);
+	for (int i = 0; i < prepared->count; i++)
+	{
+		PreparedPosition *entry = &prepared->entries[i];
+
+		if (entry->database == MyDatabaseId && entry->first <= bound &&
+			TransactionIdIsInProgress(entry->xid))
+			bound = entry->first - 1;
+	}
+	LWLockRelease(lock);
+	return bound;
+}
+
+/* Rows for cqrs.open_positions(). */
+void
+cqrs_position_prepared_list(Tuplestorestate *rows, TupleDesc desc)
+{
+	recover();
+	LWLockAcquire(lock, LW_SHARED);
+	for (int i = 0; i < prepared->count; i++)
+	{
+		PreparedPosition *entry = &prepared->entries[i];
+		Datum		values[3] = {Int64GetDatum(entry->first), (Datum) 0, TransactionIdGetDatum(entry->xid)};
+		bool		nulls[3] = {false, true, false};
+
+		if (entry->database == MyDatabaseId && TransactionIdIsInProgress(entry->xid))
+			tuplestore_putvalues(rows, desc, values, nulls);
+	}
+	LWLockRelease(lock);
+}
+
+/*
+ * Transactions that were prepared before the start still hold their locks,
+ * with no backend of their own.
+ */
+static void
+recover(void)
+{
+	LockData   *locks;
+
+	if (prepared->recovered)
+		return;
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	locks = prepared->recovered ? NULL : GetLockStatusData();
+	for (int i = 0; locks && i < locks->nelements; i++)
+	{
+		LockInstanceData *held = &locks->locks[i];
+		LOCKTAG    *tag = &held->locktag;
+		TransactionId xid = cqrs_lock_recovered_xid(held);
+
+		if (tag->locktag_type == LOCKTAG_ADVISORY && tag->locktag_field4 == LOCKTAG_PREPARED &&
+			TransactionIdIsValid(xid))
+			add(xid, tag->locktag_field1,
+				((int64) tag->locktag_field2 << 32) | tag->locktag_field3);
+	}
+	prepared->recovered = true;
+	LWLockRelease(lock);
+}
+
+/* Caller holds the lock, exclusive. */
+static void
+add(TransactionId xid, Oid database, int64 first)
+{
+	if (prepared->count == prepared_capacity())
+		elog(ERROR, "no room for another prepared position");
+	prepared->entries[prepared->count++] = (PreparedPosition)
+	{
+		xid, database, first
+	};
+}
+
+/* Caller holds the lock, exclusive. */
+static void
+drop_ended(void)
+{
+	int			kept = 0;
+
+	for (int i = 0; i < prepared->count; i++)
+		if (TransactionIdIsInProgress(prepared->entries[i].xid))
+			prepared->entries[kept++] = prepared->entries[i];
+	prepared->count = kept;
+}
