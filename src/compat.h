@@ -32,6 +32,20 @@
 	(pg_proc_aclcheck((function), (role), ACL_EXECUTE) == ACLCHECK_OK)
 #endif
 
+/* An error unless the role may give what it owns to another one. */
+#if PG_VERSION_NUM >= 160000
+#define cqrs_check_may_give_to(role, other)	check_can_set_role((role), (other))
+#else
+#define cqrs_check_may_give_to(role, other)	check_is_member_of_role((role), (other))
+#endif
+
+/* A name with or without a schema, as a list. */
+#if PG_VERSION_NUM >= 160000
+#define cqrs_qualified_name(name)	stringToQualifiedNameList((name), NULL)
+#else
+#define cqrs_qualified_name(name)	stringToQualifiedNameList(name)
+#endif
+
 /*
  * The transaction id of a prepared transaction that was recovered at the
  * start of the server, told from the entry of one of its locks; invalid for

@@ -27,6 +27,6 @@ typedef struct Effect
 } Effect;
 
 extern void cqrs_effect_parse(Datum value, Effect *effect);
-extern void cqrs_effect_raise_rejection(const Effect *effect) pg_attribute_noreturn();
+extern void cqrs_effect_raise_rejection(const Effect *effect);
 
 #endif

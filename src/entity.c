@@ -133,7 +133,7 @@ cqrs_alter_entity(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(5))
 		nulls[1] = 'n';
 	else
-		check_is_member_of_role(GetUserId(), get_role_oid(NameStr(*PG_GETARG_NAME(5)), false));
+		cqrs_check_may_give_to(GetUserId(), get_role_oid(NameStr(*PG_GETARG_NAME(5)), false));
 	(void) change_registry(&alter_statement, values, nulls);
 	PG_RETURN_VOID();
 }

@@ -43,6 +43,6 @@ extern void cqrs_fold_event(Fold *fold, FoldedEvent *event);
 extern void cqrs_fold_leave_handler(Fold *fold);
 extern void cqrs_fold_end(Fold *fold);
 
-extern void cqrs_fold_refuse_hole(const Fold *fold, int64 version) pg_attribute_noreturn();
+extern void cqrs_fold_refuse_hole(const Fold *fold, int64 version);
 
 #endif

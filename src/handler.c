@@ -227,7 +227,7 @@ look_up(const Shape *shape, const char *name)
 
 	for (int i = 0; i < shape->nargs; i++)
 		args[i] = type_oid(shape->args[i]);
-	function = LookupFuncName(stringToQualifiedNameList(name), shape->nargs, args, true);
+	function = LookupFuncName(cqrs_qualified_name(name), shape->nargs, args, true);
 	if (!OidIsValid(function))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),

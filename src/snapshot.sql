@@ -2,7 +2,7 @@ CREATE TABLE cqrs.snapshot (
     slice integer NOT NULL,
     entity_type text COLLATE "C" NOT NULL,
     entity_id text COLLATE "C" NOT NULL,
-    version bigint NOT NULL,
+    version bigint NOT NULL CHECK (version >= 1),
     position bigint NOT NULL,
     generation bigint NOT NULL,
     state jsonb NOT NULL,

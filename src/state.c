@@ -82,9 +82,9 @@ cqrs_state_load(EntityType *entity, const EntityKey *key, const RoleScope *scope
 	if (source == STATE_FROM_KEPT && target->version > 0)
 	{
 		kept = cqrs_state_cache_get(entity, key, state) && state->version <= target->version;
-		/* A far older state than a snapshot may be: look for one. */
-		if (entity->snapshot_every > 0 &&
-			(!kept || target->version - state->version > entity->snapshot_every))
+		/* There may be a snapshot that is much newer than what is cached. */
+		if (!kept ||
+			(entity->snapshot_every > 0 && target->version - state->version > entity->snapshot_every))
 			kept = cqrs_snapshot_load(entity, key, scope, target->version, state) || kept;
 	}
 	if (kept && state->version == target->version && state->position == target->position)
