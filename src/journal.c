@@ -27,6 +27,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
+#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -119,10 +120,11 @@ cqrs_journal_begin_write(const EntityKey *key, const RoleScope *scope, LastEvent
 	RoleScope	journal;
 
 	cqrs_entity_lock_acquire(key);
+	/* Before positions are drawn: cqrs.adopt() waits for this lock. */
+	LockRelationOid(cqrs_journal_relid(), RowExclusiveLock);
 	/* Events appended before in this transaction count. */
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetLatestSnapshot());
-
 	cqrs_role_enter_own(&journal, scope, cqrs_catalog_relation_owner(cqrs_journal_relid()));
 	cqrs_journal_read_last(key, last);
 	cqrs_role_leave(&journal);

@@ -263,6 +263,8 @@ cqrs_position_wait(int64 after, int64 timeout_ms, int64 *mark)
 
 	for (;;)
 	{
+		/* The journal may be made, or made anew, while we wait. */
+		AcceptInvalidationMessages();
 		/* Get in line before looking, or a wake-up in between is lost. */
 		if (my_database)
 			ConditionVariablePrepareToSleep(&my_database->moved);
@@ -481,7 +483,6 @@ wait_for_journal(long timeout_ms)
 					 timeout_ms, PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
-	AcceptInvalidationMessages();
 }
 
 static int64
