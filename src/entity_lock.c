@@ -87,7 +87,7 @@ cqrs_entity_lock_refuse_in_event_handler(const char *function)
 					(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
 					 errmsg("cqrs.%s cannot be called by an event handler or upcaster", function),
 					 errdetail("An event is folded again whenever the state is rebuilt."),
-					 errhint("Call it from a command handler or from a projection.")));
+					 errhint("Call it from a command handler.")));
 }
 
 static void

@@ -12,7 +12,8 @@
  * aside and freed when the transaction ends.
  *
  * The generation of an entity type is a hash of all that its state depends on:
- * the initial state, event handlers and upcasters.  States that were kept
+ * the initial state, event handlers and upcasters, and a revision that
+ * cqrs.drop_snapshots() raises for what we cannot see.  States that were kept
  * under another generation are not used.
  */
 #include "postgres.h"
@@ -54,7 +55,7 @@ static bool stale = true;
 
 static Statement entity_statement = {
 	.sql = "SELECT owner::text, initial_state, snapshot_every, keep_snapshots"
-	" FROM cqrs.entity WHERE entity_type = $1",
+	", revision FROM cqrs.entity WHERE entity_type = $1",
 	.nargs = 1,
 	.argtypes = {TEXTOID}
 };
@@ -73,7 +74,7 @@ static void retire_all(void);
 static EntityType *load(text *name);
 static void load_handlers(EntityType *entity, Datum name);
 static text *copy_text(Datum value);
-static int64 compute_generation(const EntityType *entity);
+static int64 compute_generation(const EntityType *entity, int64 revision);
 static int	compare_handlers(const void *a, const void *b);
 static int	compare_text(const text *a, const text *b);
 static int	find_first(const EntityType *entity, HandlerKind kind, const text *name, int from_version);
@@ -254,6 +255,7 @@ static EntityType *
 load(text *name)
 {
 	EntityType *entity = NULL;
+	Datum		revision;
 	Datum		key = PointerGetDatum(name);
 	RoleScope	scope;
 
@@ -275,8 +277,9 @@ load(text *name)
 		entity->initial_state = (Jsonb *) PG_DETOAST_DATUM_COPY(cqrs_statement_column(0, 2, NULL));
 		entity->snapshot_every = DatumGetInt32(cqrs_statement_column(0, 3, NULL));
 		entity->keep_snapshots = DatumGetInt32(cqrs_statement_column(0, 4, NULL));
+		revision = cqrs_statement_column(0, 5, NULL);
 		load_handlers(entity, key);
-		entity->generation = compute_generation(entity);
+		entity->generation = compute_generation(entity, DatumGetInt64(revision));
 		MemoryContextSwitchTo(old);
 	}
 	SPI_finish();
@@ -319,7 +322,7 @@ copy_text(Datum value)
 }
 
 static int64
-compute_generation(const EntityType *entity)
+compute_generation(const EntityType *entity, int64 revision)
 {
 	StringInfoData description;
 	pg_cryptohash_ctx *hash = pg_cryptohash_create(PG_SHA256);
@@ -327,6 +330,7 @@ compute_generation(const EntityType *entity)
 	int64		generation;
 
 	initStringInfo(&description);
+	appendStringInfo(&description, INT64_FORMAT " ", revision);
 	(void) JsonbToCString(&description, &entity->initial_state->root, VARSIZE(entity->initial_state));
 	for (int i = 0; i < entity->handler_count; i++)
 	{

@@ -4,11 +4,12 @@ CREATE TABLE cqrs.entity (
     initial_state jsonb NOT NULL,
     snapshot_every integer NOT NULL CHECK (snapshot_every >= 0),
     keep_snapshots integer NOT NULL CHECK (keep_snapshots >= 1),
-    after_forget text NOT NULL CHECK (after_forget IN ('refuse'))
+    after_forget text NOT NULL CHECK (after_forget IN ('refuse')),
+    revision bigint NOT NULL DEFAULT 0
 );
 SELECT pg_catalog.pg_extension_config_dump('cqrs.entity', '');
 COMMENT ON TABLE cqrs.entity IS
-    'The entity types. Changed by cqrs.create_entity, cqrs.alter_entity and cqrs.drop_entity alone.';
+    'The entity types; revision counts the calls of cqrs.drop_snapshots for the whole type. Changed by cqrs.create_entity, cqrs.alter_entity, cqrs.drop_entity and cqrs.drop_snapshots alone.';
 
 CREATE TABLE cqrs.entity_handler (
     entity_type text COLLATE "C" NOT NULL,

@@ -90,7 +90,7 @@ cqrs_identity_warn_if_held(void)
 	ereport(WARNING,
 			(errcode(ERRCODE_WARNING),
 			 errmsg("the database is held: it was restored or copied from another one"),
-			 errdetail("Commands and appends work; nothing is projected, delivered or read in order."),
+			 errdetail("Commands and appends work; the journal cannot be read in order."),
 			 errhint("When everything is loaded and the original is retired, run SELECT cqrs.adopt().")));
 }
 

@@ -65,8 +65,8 @@ static Statement insert_many_statement = {
 };
 
 static void event_values(const EntityKey *key, const Event *event, Datum *values, bool *nulls);
-static void insert_one(const EntityKey *key, const Event *event);
-static void insert_many(const EntityKey *key, const Event *events, int count);
+static uint64 insert_one(const EntityKey *key, const Event *event);
+static uint64 insert_many(const EntityKey *key, const Event *events, int count);
 static void explain_unique_violation(const EntityKey *key, const ErrorData *error);
 
 /* Invalid where there is no journal yet. */
@@ -212,15 +212,13 @@ cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const Event *e
 {
 	MemoryContext context = CurrentMemoryContext;
 	RoleScope	journal;
+	volatile uint64 stored = 0;
 
 	cqrs_role_enter_own(&journal, scope, cqrs_catalog_relation_owner(cqrs_journal_relid()));
 	SPI_connect();
 	PG_TRY();
 	{
-		if (count == 1)
-			insert_one(key, events);
-		else
-			insert_many(key, events, count);
+		stored = count == 1 ? insert_one(key, events) : insert_many(key, events, count);
 	}
 	PG_CATCH();
 	{
@@ -231,6 +229,13 @@ cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const Event *e
 	PG_END_TRY();
 	SPI_finish();
 	cqrs_role_leave(&journal);
+	if (stored != (uint64) count)
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+				 errmsg("not all events of the append were stored"),
+				 errdetail(UINT64_FORMAT " of %d events for entity \"%s\" of type \"%s\" were stored.", stored, count,
+						   text_to_cstring(key->entity_id), text_to_cstring(key->entity_type)),
+				 errhint("A trigger or rule on cqrs.journal must not suppress events; to refuse one, raise an error.")));
 }
 
 /* Reads the last event with the active snapshot, as the effective role. */
@@ -292,7 +297,7 @@ event_values(const EntityKey *key, const Event *event, Datum *values, bool *null
 	values[EVENT_CREATED_AT - 1] = TimestampTzGetDatum(event->created_at);
 }
 
-static void
+static uint64
 insert_one(const EntityKey *key, const Event *event)
 {
 	Datum		values[EVENT_ATTRIBUTES];
@@ -302,10 +307,10 @@ insert_one(const EntityKey *key, const Event *event)
 	event_values(key, event, values, is_null);
 	for (int i = 0; i < EVENT_ATTRIBUTES; i++)
 		nulls[i] = is_null[i] ? 'n' : ' ';
-	(void) cqrs_statement_write(&insert_one_statement, values, nulls);
+	return cqrs_statement_write(&insert_one_statement, values, nulls);
 }
 
-static void
+static uint64
 insert_many(const EntityKey *key, const Event *events, int count)
 {
 	Oid			element = cqrs_catalog_type("event");
@@ -321,7 +326,7 @@ insert_many(const EntityKey *key, const Event *events, int count)
 	if (insert_many_statement.argtypes[0] != array)
 		cqrs_statement_reset(&insert_many_statement);
 	insert_many_statement.argtypes[0] = array;
-	(void) cqrs_statement_write(&insert_many_statement, &value, NULL);
+	return cqrs_statement_write(&insert_many_statement, &value, NULL);
 }
 
 /* Returns if the error is none of those that need our words. */

@@ -73,7 +73,8 @@ cqrs_journal_append_check_expected(int64 expected)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("expected_version " INT64_FORMAT " is not known", expected),
 				 errhint("Use 0 for an entity that must not exist, %d for one that must, "
-						 "a version for exactly that one, NULL for any.", CQRS_EXPECT_EXISTS)));
+						 "a version for exactly that one, NULL for any.  "
+						 "(-1 is refused because it means the opposite in other stores.)", CQRS_EXPECT_EXISTS)));
 	return expected;
 }
 

@@ -208,7 +208,7 @@ cqrs_position_last(void)
 	Oid			sequence = sequence_oid();
 
 	refuse_in_recovery();
-	if (!OidIsValid(sequence))
+	if (!OidIsValid(sequence) && !OidIsValid(cqrs_catalog_relation("journal")))
 		return 0;
 	return pg_atomic_read_u64(&open_database(sequence)->last);
 }
@@ -225,7 +225,7 @@ cqrs_position_high_water_mark(void)
 	int64		mark;
 
 	refuse_in_recovery();
-	if (!OidIsValid(sequence))
+	if (!OidIsValid(sequence) && !OidIsValid(cqrs_catalog_relation("journal")))
 		return 0;
 	database = open_database(sequence);
 

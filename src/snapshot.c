@@ -8,10 +8,12 @@
  * (state.c looks).  Otherwise the events are folded as if it were not there.
  *
  * Written by the holder of the entity's lock, in the transaction of the events
- * it was made after; deleted by it and by cqrs.drop_snapshots().
+ * it was made after; deleted by it, where nobody else is at it, and by
+ * cqrs.drop_snapshots().
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -41,11 +43,19 @@ static Statement save_statement = {
 };
 
 static Statement prune_statement = {
-	.sql = "DELETE FROM cqrs.snapshot WHERE entity_type = $1 AND entity_id = $2 AND version <="
+	.sql = "DELETE FROM cqrs.snapshot WHERE ctid = ANY (ARRAY("
+	"SELECT ctid FROM cqrs.snapshot WHERE entity_type = $1 AND entity_id = $2 AND version <="
 	" (SELECT version FROM cqrs.snapshot WHERE entity_type = $1 AND entity_id = $2"
-	" ORDER BY version DESC OFFSET $3 LIMIT 1)",
+	" ORDER BY version DESC OFFSET $3 LIMIT 1) FOR UPDATE SKIP LOCKED))",
 	.nargs = 3,
 	.argtypes = {TEXTOID, TEXTOID, INT4OID}
+};
+
+/* States in the caches of all sessions go with the generation. */
+static Statement revise_statement = {
+	.sql = "UPDATE cqrs.entity SET revision = revision + 1 WHERE entity_type = $1",
+	.nargs = 1,
+	.argtypes = {TEXTOID}
 };
 
 static Statement drop_statement = {
@@ -104,7 +114,9 @@ cqrs_snapshot_save(const EntityType *entity, const EntityKey *key, const RoleSco
 	cqrs_role_enter_own(&own, scope, cqrs_catalog_extension_owner());
 	SPI_connect();
 	(void) cqrs_statement_write(&save_statement, values, NULL);
-	(void) cqrs_statement_write(&prune_statement, prune, NULL);
+	/* With an old snapshot, a row that somebody else deleted is an error. */
+	if (!IsolationUsesXactSnapshot())
+		(void) cqrs_statement_write(&prune_statement, prune, NULL);
 	SPI_finish();
 	cqrs_role_leave(&own);
 	state->snapshot_version = state->version;
@@ -139,7 +151,10 @@ cqrs_drop_snapshots(PG_FUNCTION_ARGS)
 	cqrs_role_enter(&scope, cqrs_catalog_extension_owner());
 	SPI_connect();
 	dropped = cqrs_statement_write(&drop_statement, values, nulls);
+	if (PG_ARGISNULL(1))
+		(void) cqrs_statement_write(&revise_statement, values, NULL);
 	SPI_finish();
+	cqrs_entity_registry_changed();
 	cqrs_role_leave(&scope);
 	PG_RETURN_INT64(dropped);
 }

@@ -135,7 +135,8 @@ cqrs_state_cache_put(const EntityType *entity, const EntityKey *key, const Entit
 	entry = hash_search(entries, &key->hash, HASH_FIND, NULL);
 	if (entry)
 		evict(entry);
-	while (bytes > 0 && bytes + size > limit)
+	/* What does not fit at all pushes nothing out. */
+	while (bytes > limit || (size <= limit && bytes + size > limit))
 	{
 		evict(dlist_tail_element(CacheEntry, node, &by_use));
 		increment(&my_counters()->evictions);
