@@ -188,10 +188,10 @@ cqrs_handler_call(Handler *handler, const Datum *args, bool *isnull)
 	}
 	InitFunctionCallInfoData(*fcinfo, flinfo, shapes[handler->kind].nargs, InvalidOid, NULL, NULL);
 	for (int i = 0; i < fcinfo->nargs; i++)
-		fcinfo->args[i] = (NullableDatum)
 	{
-		args[i], false
-	};
+		fcinfo->args[i].value = args[i];
+		fcinfo->args[i].isnull = false;
+	}
 
 	handler->running = true;
 	PG_TRY();
@@ -245,10 +245,8 @@ signature_oid(const char *signature)
 	Datum		result;
 
 	InitFunctionCallInfoData(*fcinfo, NULL, 1, InvalidOid, NULL, NULL);
-	fcinfo->args[0] = (NullableDatum)
-	{
-		CStringGetTextDatum(signature), false
-	};
+	fcinfo->args[0].value = CStringGetTextDatum(signature);
+	fcinfo->args[0].isnull = false;
 	result = to_regprocedure(fcinfo);
 	return fcinfo->isnull ? InvalidOid : DatumGetObjectId(result);
 }

@@ -61,7 +61,7 @@ static Statement insert_one_statement = {
 static Statement insert_many_statement = {
 	.sql = "INSERT INTO cqrs.journal (" CQRS_EVENT_COLUMNS ")"
 	" SELECT " CQRS_EVENT_COLUMNS " FROM unnest($1)",
-	.nargs = 1					/* cqrs.event[], whose OID is known at run time */
+	.nargs = 1					/* cqrs.event[], whose OID is not fixed */
 };
 
 static void event_values(const EntityKey *key, const Event *event, Datum *values, bool *nulls);

@@ -165,12 +165,14 @@ recover(void)
 static void
 add(TransactionId xid, Oid database, int64 first)
 {
+	PreparedPosition *entry;
+
 	if (prepared->count == prepared_capacity())
 		elog(ERROR, "no room for another prepared position");
-	prepared->entries[prepared->count++] = (PreparedPosition)
-	{
-		xid, database, first
-	};
+	entry = &prepared->entries[prepared->count++];
+	entry->xid = xid;
+	entry->database = database;
+	entry->first = first;
 }
 
 /* Caller holds the lock, exclusive. */

@@ -358,4 +358,3 @@ from_tuple(Fold *fold, HeapTuple tuple, TupleDesc desc, FoldedEvent *event)
 	event->schema_version = DatumGetInt32(values[EVENT_SCHEMA_VERSION - 1]);
 	event->datum = heap_copy_tuple_as_datum(tuple, fold->event_desc);
 }
-

@@ -124,14 +124,16 @@ void
 cqrs_state_cache_put(const EntityType *entity, const EntityKey *key, const EntityState *state)
 {
 	Size		limit = (Size) cqrs_state_cache_size_kb * 1024;
-	Size		chunk_size = MAXALIGN(VARSIZE(state->state)) +
-		MAXALIGN(VARSIZE_ANY(key->entity_type)) + MAXALIGN(VARSIZE_ANY(key->entity_id));
-	Size		size = ENTRY_OVERHEAD + chunk_size;
+	Size		chunk_size;
+	Size		size;
 	CacheEntry *entry;
 	char	   *chunk;
 	bool		found;
 
 	start_cache();
+	chunk_size = MAXALIGN(VARSIZE(state->state)) + MAXALIGN(VARSIZE_ANY(key->entity_type)) +
+		MAXALIGN(VARSIZE_ANY(key->entity_id));
+	size = ENTRY_OVERHEAD + chunk_size;
 	entry = hash_search(entries, &key->hash, HASH_FIND, NULL);
 	if (entry)
 		evict(entry);
@@ -245,17 +247,15 @@ static CacheEntry *
 find_entry(const EntityKey *key)
 {
 	CacheEntry *entry;
-	EntityKey	found;
 
 	start_cache();
 	entry = hash_search(entries, &key->hash, HASH_FIND, NULL);
 	if (entry == NULL)
 		return NULL;
-	found = (EntityKey)
-	{
-		entry->entity_type, entry->entity_id, entry->hash, key->slice
-	};
-	return cqrs_slice_same_entity(&found, key) ? entry : NULL;
+	if (!cqrs_slice_same_text(entry->entity_type, key->entity_type) ||
+		!cqrs_slice_same_text(entry->entity_id, key->entity_id))
+		return NULL;
+	return entry;
 }
 
 static void

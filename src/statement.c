@@ -53,13 +53,14 @@ cqrs_statement_read_into(Statement *statement, Datum *values, const char *nulls,
 	ParamListInfo params = makeParamList(statement->nargs);
 
 	for (int i = 0; i < statement->nargs; i++)
-		params->params[i] = (ParamExternData)
 	{
-		.value = values[i],
-		.isnull = nulls && nulls[i] == 'n',
-		.pflags = PARAM_FLAG_CONST,
-		.ptype = statement->argtypes[i]
-	};
+		ParamExternData *param = &params->params[i];
+
+		param->value = values[i];
+		param->isnull = nulls && nulls[i] == 'n';
+		param->pflags = PARAM_FLAG_CONST;
+		param->ptype = statement->argtypes[i];
+	}
 	options.params = params;
 	SetTuplestoreDestReceiverParams(dest, rows, CurrentMemoryContext, false, NULL, NULL);
 
