@@ -100,7 +100,7 @@ static Slot *my_slot(void);
 static Oid	sequence_oid(void);
 static Database *open_database(Oid sequence);
 static Database *find_database(Oid database);
-static Database *take_free_entry(void);
+static void free_dropped(void);
 static int64 read_last_position(Oid sequence);
 static void refuse_in_recovery(void);
 static void wait_for_journal(long timeout_ms);
@@ -402,10 +402,12 @@ open_database(Oid sequence)
 	 */
 	refuse_in_recovery();
 	last = read_last_position(sequence);
+	if (find_database(InvalidOid) == NULL)
+		free_dropped();
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	my_database = find_database(MyDatabaseId);
 	if (my_database == NULL)
-		my_database = take_free_entry();
+		my_database = find_database(InvalidOid);
 	if (my_database && my_database->sequence != sequence)
 	{
 		my_database->database = MyDatabaseId;
@@ -431,17 +433,23 @@ find_database(Oid database)
 }
 
 /* Nobody is connected to a database that was dropped, so its entry is free. */
-static Database *
-take_free_entry(void)
+static void
+free_dropped(void)
 {
-	Database   *entry = find_database(InvalidOid);
+	for (int i = 0; i < MAX_DATABASES; i++)
+	{
+		Oid			database = databases[i].database;
 
-	for (int i = 0; entry == NULL && i < MAX_DATABASES; i++)
-		if (!SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(databases[i].database)))
-			entry = &databases[i];
-	if (entry)
-		entry->sequence = InvalidOid;
-	return entry;
+		if (SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(database)))
+			continue;
+		LWLockAcquire(lock, LW_EXCLUSIVE);
+		if (databases[i].database == database)
+		{
+			databases[i].database = InvalidOid;
+			databases[i].sequence = InvalidOid;
+		}
+		LWLockRelease(lock);
+	}
 }
 
 static int64
