@@ -22,6 +22,9 @@ REGRESS       := $(patsubst sql/%.sql,%,$(wildcard $(patsubst %,sql/%.sql,$(CONC
 REGRESS_OPTS   = --temp-instance=tmp_check $(SERVER)
 ISOLATION     := $(patsubst test/specs/%.spec,%,$(sort $(wildcard test/specs/*.spec)))
 ISOLATION_OPTS = --inputdir=test --temp-instance=tmp_check_iso $(SERVER)
+# The databases of the suites are the same whatever the environment says.
+NO_LOCALE      = 1
+ENCODING       = UTF8
 PROVE_TESTS   := $(sort $(wildcard test/t/*.pl))
 TAP_TESTS     := $(if $(PROVE_TESTS),1)
 export TEMP_CONFIG ?= $(CURDIR)/test/postgresql.conf

@@ -15,6 +15,7 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/rls.h"
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
@@ -44,8 +45,7 @@ static Statement alter_statement = {
 };
 
 static Statement drop_statement = {
-	.sql = "WITH handlers AS (DELETE FROM cqrs.entity_handler WHERE entity_type = $1),"
-	" snapshots AS (DELETE FROM cqrs.snapshot WHERE entity_type = $1)"
+	.sql = "WITH snapshots AS (DELETE FROM cqrs.snapshot WHERE entity_type = $1)"
 	" DELETE FROM cqrs.entity WHERE entity_type = $1",
 	.nargs = 1,
 	.argtypes = {TEXTOID}
@@ -53,10 +53,11 @@ static Statement drop_statement = {
 
 static Statement register_statement = {
 	.sql = "INSERT INTO cqrs.entity_handler (entity_type, kind, name, from_version, handler, search_path)"
-	" VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (entity_type, kind, name, from_version)"
+	" SELECT entity_type, $2, $3, $4, $5, $6 FROM cqrs.entity WHERE entity_type = $1 AND owner = $7 FOR KEY SHARE"
+	" ON CONFLICT (entity_type, kind, name, from_version)"
 	" DO UPDATE SET handler = excluded.handler, search_path = excluded.search_path",
-	.nargs = 6,
-	.argtypes = {TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTOID}
+	.nargs = 7,
+	.argtypes = {TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTOID, NAMEOID}
 };
 
 static Statement unregister_statement = {
@@ -237,12 +238,14 @@ check_may_claim(text *entity_type)
 	SPI_finish();
 	PopActiveSnapshot();
 	cqrs_role_leave(&scope);
-	if (has_events && pg_class_aclcheck(cqrs_journal_relid(), GetUserId(), ACL_SELECT) != ACLCHECK_OK)
+	if (has_events &&
+		(pg_class_aclcheck(cqrs_journal_relid(), GetUserId(), ACL_SELECT) != ACLCHECK_OK ||
+		 check_enable_rls(cqrs_journal_relid(), InvalidOid, true) == RLS_ENABLED))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for the events of entity type \"%s\"", text_to_cstring(entity_type)),
 				 errdetail("The journal has events of this type, which its handlers will see."),
-				 errhint("It takes SELECT on cqrs.journal.")));
+				 errhint("It takes SELECT on cqrs.journal, without row security.")));
 }
 
 /* A handler of NULL takes the registration back. */
@@ -252,7 +255,9 @@ register_handler(HandlerKind kind, text *entity_type, text *name, int from_versi
 	static const char *const kinds[] = {
 		[HANDLER_COMMAND] = "command", [HANDLER_EVENT] = "event", [HANDLER_UPCAST] = "upcast"
 	};
-	Datum		values[6];
+	Datum		values[7];
+	NameData	owner;
+	EntityType *entity;
 	char	   *signature;
 
 	cqrs_new_event_check_name(entity_type, "entity type");
@@ -272,10 +277,18 @@ register_handler(HandlerKind kind, text *entity_type, text *name, int from_versi
 		return;
 	}
 	(void) cqrs_entity_registry_get_owned(entity_type);
-	signature = cqrs_handler_find(kind, handler, cqrs_entity_registry_get(entity_type)->owner);
+	entity = cqrs_entity_registry_get(entity_type);
+	signature = cqrs_handler_find(kind, handler, entity->owner);
 	if (kind == HANDLER_COMMAND)
 		cqrs_handler_warn_if_public(signature);
 	values[4] = CStringGetTextDatum(signature);
 	values[5] = CStringGetTextDatum(cqrs_handler_pin_search_path());
-	(void) change_registry(&register_statement, values, NULL);
+	/* The type may have been dropped, or made by somebody else, meanwhile. */
+	namestrcpy(&owner, entity->owner_name);
+	values[6] = NameGetDatum(&owner);
+	if (change_registry(&register_statement, values, NULL) == 0)
+		ereport(ERROR,
+				(errcode(CQRS_UNKNOWN_ENTITY_TYPE),
+				 errmsg("entity type \"%s\" was dropped or given away meanwhile", text_to_cstring(entity_type)),
+				 errhint("Look at it again.")));
 }

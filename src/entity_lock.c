@@ -20,6 +20,7 @@
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 
 #include "entity_lock.h"
 #include "settings.h"
@@ -27,9 +28,14 @@
 #define LOCKTAG_ENTITY	0x4351	/* field4 of the tag; PostgreSQL uses 1 and 2 */
 
 static RunningHandler *innermost = NULL;
-static int	locks_taken = 0;	/* by this transaction */
+static int	locks_taken = 0;	/* by this transaction, rolled back parts
+								 * aside */
+static int *taken_at_level = NULL;	/* of these, by each open subtransaction */
+static int	levels = 0;			/* size of that array */
 
 static void on_transaction_end(XactEvent event, void *arg);
+static void on_subtransaction_end(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg);
+static void make_room_for_level(int level);
 static void refuse_running(const EntityKey *key);
 static void name_awaited_entity(void *arg);
 
@@ -37,6 +43,7 @@ void
 cqrs_entity_lock_init(void)
 {
 	RegisterXactCallback(on_transaction_end, NULL);
+	RegisterSubXactCallback(on_subtransaction_end, NULL);
 }
 
 /*
@@ -51,15 +58,20 @@ cqrs_entity_lock_acquire(const EntityKey *key)
 		.arg = unconstify(EntityKey *, key),
 		.previous = error_context_stack
 	};
+	int			level = GetCurrentTransactionNestLevel();
 	LOCKTAG		tag;
 
 	refuse_running(key);
 	if (locks_taken >= cqrs_max_entity_locks)
 		return;
+	make_room_for_level(level);
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (key->hash >> 32), (uint32) key->hash, LOCKTAG_ENTITY);
 	error_context_stack = &context;
 	if (LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK)
+	{
 		locks_taken++;
+		taken_at_level[level]++;
+	}
 	error_context_stack = context.previous;
 }
 
@@ -94,7 +106,39 @@ static void
 on_transaction_end(XactEvent event, void *arg)
 {
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+	{
 		locks_taken = 0;
+		if (taken_at_level)
+			memset(taken_at_level, 0, sizeof(int) * levels);
+	}
+}
+
+/* A rollback gives locks back; what is released belongs to the parent. */
+static void
+on_subtransaction_end(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
+{
+	int			level = GetCurrentTransactionNestLevel();
+
+	if (level >= levels || (event != SUBXACT_EVENT_COMMIT_SUB && event != SUBXACT_EVENT_ABORT_SUB))
+		return;
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		locks_taken -= taken_at_level[level];
+	else
+		taken_at_level[level - 1] += taken_at_level[level];
+	taken_at_level[level] = 0;
+}
+
+static void
+make_room_for_level(int level)
+{
+	int			wanted = Max(16, 2 * (level + 1));
+
+	if (level < levels)
+		return;
+	taken_at_level = taken_at_level ? repalloc(taken_at_level, sizeof(int) * wanted) :
+		MemoryContextAlloc(TopMemoryContext, sizeof(int) * wanted);
+	memset(taken_at_level + levels, 0, sizeof(int) * (wanted - levels));
+	levels = wanted;
 }
 
 static void

@@ -260,8 +260,7 @@ load(text *name)
 	RoleScope	scope;
 
 	cqrs_role_enter(&scope, cqrs_catalog_extension_owner());
-	/* A parallel query has to do with the snapshot it has. */
-	PushActiveSnapshot(IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot());
+	PushActiveSnapshot(GetLatestSnapshot());
 	SPI_connect();
 	if (cqrs_statement_read(&entity_statement, &key, NULL, 0) == 1)
 	{

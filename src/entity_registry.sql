@@ -12,7 +12,7 @@ COMMENT ON TABLE cqrs.entity IS
     'The entity types; revision counts the calls of cqrs.drop_snapshots for the whole type. Changed by cqrs.create_entity, cqrs.alter_entity, cqrs.drop_entity and cqrs.drop_snapshots alone.';
 
 CREATE TABLE cqrs.entity_handler (
-    entity_type text COLLATE "C" NOT NULL,
+    entity_type text COLLATE "C" NOT NULL REFERENCES cqrs.entity ON DELETE CASCADE,
     kind text NOT NULL CHECK (kind IN ('command', 'event', 'upcast')),
     name text COLLATE "C" NOT NULL,
     from_version integer NOT NULL CHECK (from_version >= 0),

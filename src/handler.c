@@ -43,6 +43,7 @@
 
 typedef struct Shape
 {
+	const char *article;
 	const char *name;
 	const char *form;			/* for people */
 	int			nargs;
@@ -51,11 +52,11 @@ typedef struct Shape
 } Shape;
 
 static const Shape shapes[] = {
-	[HANDLER_COMMAND] = {"command handler", "(state jsonb, command cqrs.command) returning cqrs.effect",
+	[HANDLER_COMMAND] = {"a", "command handler", "(state jsonb, command cqrs.command) returning cqrs.effect",
 	2, {"jsonb", "command"}, "effect"},
-	[HANDLER_EVENT] = {"event handler", "(state jsonb, event cqrs.event) returning jsonb",
+	[HANDLER_EVENT] = {"an", "event handler", "(state jsonb, event cqrs.event) returning jsonb",
 	2, {"jsonb", "event"}, "jsonb"},
-	[HANDLER_UPCAST] = {"upcaster", "(event cqrs.event) returning cqrs.event",
+	[HANDLER_UPCAST] = {"an", "upcaster", "(event cqrs.event) returning cqrs.event",
 	1, {"event"}, "event"},
 };
 
@@ -88,6 +89,10 @@ cqrs_handler_find(HandlerKind kind, text *name, Oid owner)
 		function = DatumGetObjectId(DirectFunctionCall1(regprocedurein, CStringGetDatum(wanted)));
 	else
 		function = look_up(shape, wanted);
+	if (isAnyTempNamespace(get_func_namespace(function)))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a temporary function cannot be %s %s", shape->article, shape->name)));
 	check_handler(kind, function, owner);
 	return format_procedure_qualified(function);
 }
@@ -265,7 +270,7 @@ check_handler(HandlerKind kind, Oid function, Oid owner)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("function %s cannot be %s %s", format_procedure(function),
-						kind == HANDLER_COMMAND ? "a" : "an", shape->name),
+						shape->article, shape->name),
 				 errdetail("It must be a plain function %s.", shape->form)));
 	if (form->proowner != owner &&
 		getExtensionOfObject(ProcedureRelationId, function) != get_extension_oid("pg_cqrs", false))

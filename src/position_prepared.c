@@ -15,6 +15,7 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "access/twophase.h"
 #include "access/xact.h"
 #include "miscadmin.h"
@@ -28,7 +29,7 @@
 
 typedef struct PreparedPosition
 {
-	TransactionId xid;
+	FullTransactionId xid;
 	Oid			database;
 	int64		first;
 } PreparedPosition;
@@ -44,8 +45,10 @@ static PreparedList *prepared;
 static LWLock *lock;
 
 static void recover(void);
-static void add(TransactionId xid, Oid database, int64 first);
+static void add(FullTransactionId xid, Oid database, int64 first);
 static void drop_ended(void);
+static bool is_open(const PreparedPosition *entry);
+static FullTransactionId to_full(TransactionId xid);
 
 /* The transactions that are prepared, and those that are being prepared. */
 static int
@@ -90,7 +93,7 @@ cqrs_position_prepared_hand_over(int64 first)
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	drop_ended();
-	add(GetTopTransactionId(), MyDatabaseId, first);
+	add(GetTopFullTransactionId(), MyDatabaseId, first);
 	LWLockRelease(lock);
 }
 
@@ -108,7 +111,7 @@ cqrs_position_prepared_lowest(int64 bound)
 		PreparedPosition *entry = &prepared->entries[i];
 
 		if (entry->database == MyDatabaseId && entry->first <= bound &&
-			TransactionIdIsInProgress(entry->xid))
+			is_open(entry))
 			bound = entry->first - 1;
 	}
 	LWLockRelease(lock);
@@ -124,10 +127,10 @@ cqrs_position_prepared_list(Tuplestorestate *rows, TupleDesc desc)
 	for (int i = 0; i < prepared->count; i++)
 	{
 		PreparedPosition *entry = &prepared->entries[i];
-		Datum		values[3] = {Int64GetDatum(entry->first), (Datum) 0, TransactionIdGetDatum(entry->xid)};
+		Datum		values[3] = {Int64GetDatum(entry->first), (Datum) 0, TransactionIdGetDatum(XidFromFullTransactionId(entry->xid))};
 		bool		nulls[3] = {false, true, false};
 
-		if (entry->database == MyDatabaseId && TransactionIdIsInProgress(entry->xid))
+		if (entry->database == MyDatabaseId && is_open(entry))
 			tuplestore_putvalues(rows, desc, values, nulls);
 	}
 	LWLockRelease(lock);
@@ -154,7 +157,7 @@ recover(void)
 
 		if (tag->locktag_type == LOCKTAG_ADVISORY && tag->locktag_field4 == LOCKTAG_PREPARED &&
 			TransactionIdIsValid(xid))
-			add(xid, tag->locktag_field1,
+			add(to_full(xid), tag->locktag_field1,
 				((int64) tag->locktag_field2 << 32) | tag->locktag_field3);
 	}
 	prepared->recovered = true;
@@ -163,7 +166,7 @@ recover(void)
 
 /* Caller holds the lock, exclusive. */
 static void
-add(TransactionId xid, Oid database, int64 first)
+add(FullTransactionId xid, Oid database, int64 first)
 {
 	PreparedPosition *entry;
 
@@ -182,7 +185,33 @@ drop_ended(void)
 	int			kept = 0;
 
 	for (int i = 0; i < prepared->count; i++)
-		if (TransactionIdIsInProgress(prepared->entries[i].xid))
+		if (is_open(&prepared->entries[i]))
 			prepared->entries[kept++] = prepared->entries[i];
 	prepared->count = kept;
+}
+
+/*
+ * No transaction stays open for 2^31 others, or PostgreSQL would have stopped
+ * by then; an entry as old as that would pass for one of the future.
+ */
+static bool
+is_open(const PreparedPosition *entry)
+{
+	uint64		age = U64FromFullTransactionId(ReadNextFullTransactionId()) -
+	U64FromFullTransactionId(entry->xid);
+
+	return age < (UINT64CONST(1) << 31) &&
+		TransactionIdIsInProgress(XidFromFullTransactionId(entry->xid));
+}
+
+/* An open transaction is younger than 2^31 others, so it tells its epoch. */
+static FullTransactionId
+to_full(TransactionId xid)
+{
+	FullTransactionId next = ReadNextFullTransactionId();
+	uint32		epoch = EpochFromFullTransactionId(next);
+
+	if (xid > XidFromFullTransactionId(next))
+		epoch--;
+	return FullTransactionIdFromEpochAndXid(epoch, xid);
 }

@@ -20,6 +20,7 @@
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
@@ -60,6 +61,7 @@ static Statement at_time_statement = {
 	.argtypes = {TEXTOID, TEXTOID, TIMESTAMPTZOID}
 };
 
+static bool sees_all_events(void);
 static bool find_target(FunctionCallInfo fcinfo, const EntityKey *key, const LastEvent *last, LastEvent *target);
 static bool read_target(Statement *statement, const EntityKey *key, Datum value, LastEvent *target);
 static bool fold_stored(Fold *fold, const LastEvent *target);
@@ -158,8 +160,8 @@ cqrs_merge(PG_FUNCTION_ARGS)
 }
 
 /*
- * Runs as the caller, with the snapshot of his statement.  Where row security
- * applies to him, what was kept from events he may not see is not used.
+ * Runs as the caller, with the snapshot of his statement.  Where he may not
+ * see all events, what was kept from them is not used.
  */
 PG_FUNCTION_INFO_V1(cqrs_state);
 Datum
@@ -184,8 +186,7 @@ cqrs_state(PG_FUNCTION_ARGS)
 	entity = cqrs_entity_registry_get(key.entity_type);
 	if (!OidIsValid(cqrs_journal_relid()))
 		PG_RETURN_NULL();
-	source = check_enable_rls(cqrs_journal_relid(), InvalidOid, true) == RLS_ENABLED ?
-		STATE_FROM_EVENTS : STATE_FROM_KEPT;
+	source = sees_all_events() ? STATE_FROM_KEPT : STATE_FROM_EVENTS;
 
 	cqrs_role_enter(&scope, GetUserId());
 	cqrs_journal_read_last(&key, &last);
@@ -233,6 +234,16 @@ cqrs_take_snapshot(PG_FUNCTION_ARGS)
 	if (last.version == 0)
 		PG_RETURN_NULL();
 	PG_RETURN_INT64(last.version);
+}
+
+/* Neither row security nor a right to some columns only. */
+static bool
+sees_all_events(void)
+{
+	Oid			journal = cqrs_journal_relid();
+
+	return pg_class_aclcheck(journal, GetUserId(), ACL_SELECT) == ACLCHECK_OK &&
+		check_enable_rls(journal, InvalidOid, true) != RLS_ENABLED;
 }
 
 /* Which event the caller wants the state after; false if there was no entity yet. */

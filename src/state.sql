@@ -10,7 +10,7 @@ CREATE FUNCTION cqrs.state(
     version bigint DEFAULT NULL,
     at timestamptz DEFAULT NULL
 ) RETURNS jsonb
-    LANGUAGE c STABLE PARALLEL RESTRICTED COST 1000
+    LANGUAGE c STABLE COST 1000 -- not parallel: it calls the users' functions
     AS 'MODULE_PATHNAME', 'cqrs_state';
 COMMENT ON FUNCTION cqrs.state(text, text, bigint, timestamptz) IS
     'The state of an entity: now, after the event of a version (0: the initial state), or at a time; NULL where there is no such entity, or was none by then. Needs SELECT on cqrs.journal, whose row security applies: who sees only some of the events gets the fold of these. Errors: QR003, QR001 for a version beyond the last, QR005 if an event cannot be handled, 22023 for a version and a time both.';
