@@ -8,7 +8,7 @@ BASE     = schema settings shmem catalog role statement
 WRITE    = slice position_prepared position entity_lock new_event journal \
            identity journal_read handler effect entity_registry entity receipt \
            command_log journal_append snapshot state_cache fold state command
-CONCEPTS = $(BASE) $(WRITE) monitor module
+CONCEPTS = $(BASE) $(WRITE) monitor access module
 
 MODULE_big = $(EXTENSION)
 OBJS       = $(patsubst %.c,%.o,$(wildcard $(CONCEPTS:%=src/%.c)))

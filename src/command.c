@@ -58,6 +58,7 @@ typedef struct Command
 
 static void parse_arguments(FunctionCallInfo fcinfo, Command *command);
 static text *issue_id(const pg_uuid_t *command_id);
+static void find_entity(Command *command, const RoleScope *scope);
 static void find_handler(Command *command, const RoleScope *scope);
 static void handle(Command *command, const RoleScope *scope, Receipt *receipt);
 static void load_state(Command *command, const RoleScope *scope, const LastEvent *last, EntityState *state);
@@ -74,14 +75,15 @@ cqrs_send(PG_FUNCTION_ARGS)
 	Receipt		receipt = {0};
 	RoleScope	scope;
 
+	PreventCommandDuringRecovery("cqrs.send()");
 	cqrs_entity_lock_refuse_in_event_handler("send");
 	parse_arguments(fcinfo, &command);
-	command.entity = cqrs_entity_registry_get(command.key.entity_type);
+	(void) cqrs_entity_registry_get(command.key.entity_type);
 	cqrs_journal_ensure();
 	cqrs_identity_warn_if_held();
 
 	cqrs_role_enter(&scope, cqrs_catalog_extension_owner());
-	find_handler(&command, &scope);
+	find_entity(&command, &scope);
 	handle(&command, &scope, &receipt);
 	cqrs_role_leave(&scope);
 	PG_RETURN_DATUM(cqrs_receipt_datum(fcinfo, &receipt));
@@ -141,6 +143,18 @@ issue_id(const pg_uuid_t *command_id)
 	return cstring_to_text(DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&id))));
 }
 
+/* Entries live until the transaction ends, so the same address is the same entry. */
+static void
+find_entity(Command *command, const RoleScope *scope)
+{
+	EntityType *entity = cqrs_entity_registry_get(command->key.entity_type);
+
+	if (entity == command->entity)
+		return;
+	command->entity = entity;
+	find_handler(command, scope);
+}
+
 /* EXECUTE on the handler is the right to send the command. */
 static void
 find_handler(Command *command, const RoleScope *scope)
@@ -176,6 +190,8 @@ handle(Command *command, const RoleScope *scope, Receipt *receipt)
 	Effect		effect;
 
 	cqrs_journal_begin_write(key, scope, &last);
+	/* Who waited goes by what is registered now. */
+	find_entity(command, scope);
 	if (command->command_id &&
 		cqrs_command_log_find(key, scope, command->command_id, command->fingerprint, receipt))
 	{

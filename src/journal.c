@@ -27,10 +27,12 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
+#include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
@@ -117,15 +119,24 @@ cqrs_journal_check_key(EntityKey *key, text *entity_type, text *entity_id)
 void
 cqrs_journal_begin_write(const EntityKey *key, const RoleScope *scope, LastEvent *last)
 {
+	Oid			relid = cqrs_journal_relid();
+	Oid			owner = cqrs_catalog_relation_owner(relid);
 	RoleScope	journal;
 
 	cqrs_entity_lock_acquire(key);
 	/* Before positions are drawn: cqrs.adopt() waits for this lock. */
-	LockRelationOid(cqrs_journal_relid(), RowExclusiveLock);
+	LockRelationOid(relid, RowExclusiveLock);
+	if (check_enable_rls(relid, owner, true) == RLS_ENABLED)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("row security of cqrs.journal applies to its owner"),
+				 errdetail("Events that its owner \"%s\" cannot see cannot be followed by others.",
+						   GetUserNameFromId(owner, false)),
+				 errhint("ALTER TABLE cqrs.journal NO FORCE ROW LEVEL SECURITY.")));
 	/* Events appended before in this transaction count. */
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetLatestSnapshot());
-	cqrs_role_enter_own(&journal, scope, cqrs_catalog_relation_owner(cqrs_journal_relid()));
+	cqrs_role_enter_own(&journal, scope, owner);
 	cqrs_journal_read_last(key, last);
 	cqrs_role_leave(&journal);
 }

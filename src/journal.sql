@@ -59,6 +59,9 @@ BEGIN
     CREATE TRIGGER guard_journal BEFORE UPDATE OR DELETE OR TRUNCATE ON cqrs.journal
         FOR EACH STATEMENT EXECUTE FUNCTION cqrs.guard_journal();
     ALTER TABLE cqrs.journal ENABLE ALWAYS TRIGGER guard_journal;
+    -- SELECT may come from ALTER DEFAULT PRIVILEGES, nothing else.
+    PERFORM cqrs.revoke_default_privileges('cqrs.journal', 'INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER');
+    PERFORM cqrs.revoke_default_privileges('cqrs.journal_position_seq');
     COMMENT ON TABLE cqrs.journal IS
         'The store of record: all events, append-only. Written by cqrs.append and cqrs.send alone; SELECT on it is the right to read events.';
     COMMENT ON SEQUENCE cqrs.journal_position_seq IS

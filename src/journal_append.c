@@ -36,6 +36,7 @@ typedef struct Append
 
 static void parse_events(Append *append, Datum array);
 static int64 fingerprint(const NewEvent *events, int count);
+static void set_schema_versions(Append *append);
 static void append_events(Append *append, Receipt *receipt);
 
 PG_FUNCTION_INFO_V1(cqrs_append);
@@ -45,6 +46,7 @@ cqrs_append(PG_FUNCTION_ARGS)
 	Append		append = {0};
 	Receipt		receipt = {0};
 
+	PreventCommandDuringRecovery("cqrs.append()");
 	cqrs_entity_lock_refuse_in_event_handler("append");
 	cqrs_journal_check_key(&append.key, PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0),
 						   PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
@@ -83,7 +85,6 @@ parse_events(Append *append, Datum array)
 {
 	NewEvent   *parsed = cqrs_new_event_parse(array, &append->count);
 	Jsonb	   *system = cqrs_new_event_system_metadata(NULL, append->command_id);
-	EntityType *entity = cqrs_entity_registry_find(append->key.entity_type);
 
 	if (append->count == 0)
 		ereport(ERROR,
@@ -97,7 +98,6 @@ parse_events(Append *append, Datum array)
 		event->event_type = parsed[i].event_type;
 		event->data = parsed[i].data;
 		event->metadata = cqrs_new_event_merge_metadata(parsed[i].metadata, system);
-		event->schema_version = cqrs_entity_registry_schema_version(entity, event->event_type);
 	}
 	if (append->command_id)
 		append->fingerprint = fingerprint(parsed, append->count);
@@ -117,6 +117,17 @@ fingerprint(const NewEvent *events, int count)
 	return cqrs_command_log_fingerprint(parts, 3 * count);
 }
 
+/* By what is registered now, not before we waited for the entity. */
+static void
+set_schema_versions(Append *append)
+{
+	EntityType *entity = cqrs_entity_registry_find(append->key.entity_type);
+
+	for (int i = 0; i < append->count; i++)
+		append->events[i].schema_version =
+			cqrs_entity_registry_schema_version(entity, append->events[i].event_type);
+}
+
 static void
 append_events(Append *append, Receipt *receipt)
 {
@@ -132,6 +143,7 @@ append_events(Append *append, Receipt *receipt)
 		if (!append->any_version)
 			cqrs_journal_check_version(key, &last, append->expected);
 		cqrs_journal_check_unchanged(key, &scope, &last);
+		set_schema_versions(append);
 		cqrs_journal_complete(&last, append->events, append->count);
 		cqrs_journal_insert(key, &scope, append->events, append->count);
 

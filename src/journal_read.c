@@ -27,6 +27,8 @@
 #include "position.h"
 #include "statement.h"
 
+#define MAX_WAIT_MS		1e12	/* some 30 years */
+
 static Statement history_statement = {
 	.sql = "SELECT " CQRS_EVENT_COLUMNS " FROM cqrs.journal"
 	" WHERE entity_type = $1 AND entity_id = $2 AND version > $3 ORDER BY version",
@@ -113,14 +115,15 @@ cqrs_wait_for_event(PG_FUNCTION_ARGS)
 {
 	int64		after;
 	int64		mark;
-	int64		timeout_us;
 	Interval   *timeout;
+	double		timeout_ms;
 
 	refuse_null(fcinfo, 0, "after_position");
 	refuse_null(fcinfo, 1, "timeout");
 	timeout = PG_GETARG_INTERVAL_P(1);
-	timeout_us = timeout->time +
-		(timeout->day + (int64) timeout->month * DAYS_PER_MONTH) * USECS_PER_DAY;
+	timeout_ms = timeout->time / 1000.0 +
+		(timeout->day + (double) timeout->month * DAYS_PER_MONTH) * SECS_PER_DAY * 1000.0;
+	timeout_ms = Min(Max(timeout_ms, 0), MAX_WAIT_MS);
 	cqrs_identity_refuse_if_held("cqrs.wait_for_event");
 	after = check_after_position(PG_GETARG_INT64(0));
 	if (cqrs_position_high_water_mark() <= after && cqrs_position_held_by_me())
@@ -129,7 +132,7 @@ cqrs_wait_for_event(PG_FUNCTION_ARGS)
 				 errmsg("cannot wait for events in a transaction that has appended"),
 				 errdetail("The transaction holds the high-water mark back itself."),
 				 errhint("Commit first.")));
-	if (!cqrs_position_wait(after, Max(timeout_us, 0) / 1000, &mark))
+	if (!cqrs_position_wait(after, (int64) timeout_ms, &mark))
 		ereport(ERROR,
 				(errcode(CQRS_WAIT_TIMED_OUT),
 				 errmsg("no event after position " INT64_FORMAT " within the time", after),

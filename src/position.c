@@ -31,7 +31,7 @@
  *	slots[]			slot i by backend i alone; read by all, atomically.
  *					The other fields are written while "first" is 0.
  *	databases[]		an entry is made or given to another sequence under the
- *					lock, exclusive; last, mark and wal_end only ever
+ *					lock, exclusive, and the mark raised under it, shared; last, mark and wal_end only ever
  *					rise, atomically, without it.
  */
 #include "postgres.h"
@@ -84,7 +84,11 @@ static Database *databases;
 static LWLock *lock;
 
 static Database *my_database = NULL;
-static XLogRecPtr drawn_until = InvalidXLogRecPtr;	/* by this transaction */
+
+/* By this transaction, if its slot is in use */
+static Oid	drawn_from;			/* sequence */
+static int64 drawn_first;		/* bound announced for that sequence */
+static XLogRecPtr drawn_until;	/* end of the WAL for it */
 
 /* The sequence and the journal, each of which may be ahead after a restore. */
 static Statement last_position_statement = {
@@ -94,6 +98,7 @@ static Statement last_position_statement = {
 	.argtypes = {REGCLASSOID}
 };
 
+static void announce(Database *database, Oid sequence);
 static void on_transaction_end(XactEvent event, void *arg);
 static void release_slot(bool committed);
 static Slot *my_slot(void);
@@ -165,22 +170,13 @@ cqrs_position_allocate(int64 *positions, int count)
 {
 	Oid			sequence = sequence_oid();
 	Database   *database = open_database(sequence);
-	Slot	   *slot = my_slot();
-	int64		first = pg_atomic_read_u64(&slot->first);
 
-	if (first == 0)
-	{
-		first = pg_atomic_read_u64(&database->last) + 1;
-		slot->database = MyDatabaseId;
-		slot->pid = MyProcPid;
-		pg_write_barrier();
-		pg_atomic_write_u64(&slot->first, first);
-		pg_memory_barrier();
-	}
+	if (!cqrs_position_held_by_me() || drawn_from != sequence)
+		announce(database, sequence);
 	for (int i = 0; i < count; i++)
 	{
 		positions[i] = nextval_internal(sequence, false);
-		if (positions[i] < first || (i > 0 && positions[i] <= positions[i - 1]))
+		if (positions[i] < drawn_first || (i > 0 && positions[i] <= positions[i - 1]))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("sequence cqrs.%s gave a position that is too low", CQRS_POSITION_SEQUENCE),
@@ -220,23 +216,39 @@ cqrs_position_last(void)
 int64
 cqrs_position_high_water_mark(void)
 {
-	Oid			sequence = sequence_oid();
-	Database   *database;
 	int64		mark;
 
 	refuse_in_recovery();
-	if (!OidIsValid(sequence) && !OidIsValid(cqrs_catalog_relation("journal")))
-		return 0;
-	database = open_database(sequence);
+	for (;;)
+	{
+		Oid			sequence = sequence_oid();
+		Database   *database;
+		bool		same;
 
-	mark = pg_atomic_read_u64(&database->last);
-	pg_memory_barrier();
-	mark = lowest_in_slots(mark);
-	mark = cqrs_position_prepared_lowest(mark);
+		if (!OidIsValid(sequence) && !OidIsValid(cqrs_catalog_relation("journal")))
+			return 0;
+		database = open_database(sequence);
+		mark = pg_atomic_read_u64(&database->last);
+		pg_memory_barrier();
+		mark = lowest_in_slots(mark);
+		mark = cqrs_position_prepared_lowest(mark);
 
-	/* A slot may hold a bound far below what its writer will draw. */
-	raise_to(&database->mark, mark);
-	return pg_atomic_read_u64(&database->mark);
+		/*
+		 * Is it still about the same journal?  A slot may hold a bound far
+		 * below what its writer will draw, so what was handed out counts.
+		 */
+		LWLockAcquire(lock, LW_SHARED);
+		same = database->sequence == sequence;
+		if (same)
+		{
+			raise_to(&database->mark, mark);
+			mark = pg_atomic_read_u64(&database->mark);
+		}
+		LWLockRelease(lock);
+		if (same)
+			return mark;
+		AcceptInvalidationMessages();
+	}
 }
 
 /*
@@ -331,6 +343,25 @@ cqrs_open_positions(PG_FUNCTION_ARGS)
 }
 
 /* ---- the writer's side ---- */
+
+/*
+ * Stores the bound of what is about to be drawn.  A transaction that drops the
+ * journal and makes it anew has positions of two sequences.
+ */
+static void
+announce(Database *database, Oid sequence)
+{
+	Slot	   *slot = my_slot();
+	int64		before = pg_atomic_read_u64(&slot->first);
+
+	drawn_from = sequence;
+	drawn_first = pg_atomic_read_u64(&database->last) + 1;
+	slot->database = MyDatabaseId;
+	slot->pid = MyProcPid;
+	pg_write_barrier();
+	pg_atomic_write_u64(&slot->first, before == 0 ? drawn_first : Min(before, drawn_first));
+	pg_memory_barrier();
+}
 
 /* Runs after a commit has become visible, and after an abort. */
 static void

@@ -15,6 +15,9 @@
  *	- settings changed inside are rolled back at its end, and search_path is
  *	  pinned for its duration.
  *
+ * What is left to an unfriendly handler is to be slow, and to take session-level
+ * advisory locks, which the session keeps.
+ *
  * An error leaves all scopes at once: the abort of the (sub)transaction puts
  * back role, security context and settings, as it does for PostgreSQL's own
  * uses of SetUserIdAndSecContext().

@@ -3,4 +3,3 @@
 -- A schema of that name made by somebody else is refused on purpose: its owner could put functions into it.
 CREATE SCHEMA cqrs;
 COMMENT ON SCHEMA cqrs IS 'Event-sourced entities: the journal, commands, snapshots (extension pg_cqrs).';
-GRANT USAGE ON SCHEMA cqrs TO PUBLIC;

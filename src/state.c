@@ -212,6 +212,7 @@ cqrs_take_snapshot(PG_FUNCTION_ARGS)
 	RoleScope	scope;
 	RoleScope	journal;
 
+	PreventCommandDuringRecovery("cqrs.take_snapshot()");
 	cqrs_entity_lock_refuse_in_event_handler("take_snapshot");
 	cqrs_journal_check_key(&key, PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0),
 						   PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));

@@ -8,5 +8,3 @@ CREATE VIEW cqrs.state_cache AS
     SELECT hits, misses, evictions, entries, bytes FROM cqrs.state_cache_counters();
 COMMENT ON VIEW cqrs.state_cache IS
     'How often the states kept by the backends (cqrs.state_cache_size) saved folding events.';
-
-GRANT SELECT ON cqrs.state_cache TO PUBLIC;
