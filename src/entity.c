@@ -5,7 +5,9 @@
  * Each call is one statement on a table of entity_registry.sql, made as the
  * owner of the extension after the caller's right to it was checked: what a
  * type is registered with is its owner's alone.  Two sessions that register
- * the same thing meet at the primary key or at the row's lock.
+ * the same thing meet at the primary key; a registration holds a lock on the
+ * row of its type, for which cqrs.drop_entity() waits before it clears away
+ * what is registered.
  */
 #include "postgres.h"
 
@@ -45,8 +47,15 @@ static Statement alter_statement = {
 };
 
 static Statement drop_statement = {
+	.sql = "DELETE FROM cqrs.entity WHERE entity_type = $1",
+	.nargs = 1,
+	.argtypes = {TEXTOID}
+};
+
+/* What a type leaves behind; run when its row is locked, or new. */
+static Statement clear_statement = {
 	.sql = "WITH snapshots AS (DELETE FROM cqrs.snapshot WHERE entity_type = $1)"
-	" DELETE FROM cqrs.entity WHERE entity_type = $1",
+	" DELETE FROM cqrs.entity_handler WHERE entity_type = $1",
 	.nargs = 1,
 	.argtypes = {TEXTOID}
 };
@@ -111,6 +120,7 @@ cqrs_create_entity(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("entity type \"%s\" already exists", text_to_cstring(entity_type)),
 				 errhint("cqrs.alter_entity changes its settings.")));
+	(void) change_registry(&clear_statement, values, NULL);
 	PG_RETURN_VOID();
 }
 
@@ -148,6 +158,7 @@ cqrs_drop_entity(PG_FUNCTION_ARGS)
 
 	(void) cqrs_entity_registry_get_owned(entity_type);
 	(void) change_registry(&drop_statement, &value, NULL);
+	(void) change_registry(&clear_statement, &value, NULL);
 	PG_RETURN_VOID();
 }
 

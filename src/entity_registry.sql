@@ -11,8 +11,9 @@ SELECT pg_catalog.pg_extension_config_dump('cqrs.entity', '');
 COMMENT ON TABLE cqrs.entity IS
     'The entity types; revision counts the calls of cqrs.drop_snapshots for the whole type. Changed by cqrs.create_entity, cqrs.alter_entity, cqrs.drop_entity and cqrs.drop_snapshots alone.';
 
+-- No foreign key: pg_restore --jobs loads the tables of an extension in any order.
 CREATE TABLE cqrs.entity_handler (
-    entity_type text COLLATE "C" NOT NULL REFERENCES cqrs.entity ON DELETE CASCADE,
+    entity_type text COLLATE "C" NOT NULL,
     kind text NOT NULL CHECK (kind IN ('command', 'event', 'upcast')),
     name text COLLATE "C" NOT NULL,
     from_version integer NOT NULL CHECK (from_version >= 0),
