@@ -1,52 +1,71 @@
--- What ALTER DEFAULT PRIVILEGES of the installing role gave to others is taken back: a row in one of our tables decides
--- what runs with whose rights.
-CREATE FUNCTION cqrs.revoke_default_privileges(relation regclass, privileges text DEFAULT 'ALL') RETURNS void
+-- Who may do what: everything is closed, then opened by name. What ALTER DEFAULT PRIVILEGES of the installing role gave to
+-- others goes too: a row in one of our tables decides what runs with whose rights.
+CREATE FUNCTION cqrs.close_relation(relation regclass, keep_select boolean DEFAULT false) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    grantee oid;
+    other record;
 BEGIN
-    FOR grantee IN
-        SELECT DISTINCT a.grantee FROM pg_class c, aclexplode(c.relacl) a
+    FOR other IN
+        SELECT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS name,
+               bool_or(a.privilege_type = 'SELECT') AS may_select
+        FROM pg_class c, aclexplode(c.relacl) a
         WHERE c.oid = relation AND a.grantee <> c.relowner
+        GROUP BY a.grantee
     LOOP
-        EXECUTE format('REVOKE %s ON %s FROM %s', privileges, relation,
-                       CASE WHEN grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END);
+        EXECUTE format('REVOKE ALL ON %s FROM %s', relation, other.name);
+        IF keep_select AND other.may_select THEN
+            EXECUTE format('GRANT SELECT ON %s TO %s', relation, other.name);
+        END IF;
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION cqrs.revoke_default_privileges(regclass, text) IS
-    'Internal: takes privileges on a table or sequence away from everybody but its owner.';
-
-REVOKE EXECUTE ON FUNCTION cqrs.revoke_default_privileges(regclass, text) FROM PUBLIC;
+COMMENT ON FUNCTION cqrs.close_relation(regclass, boolean) IS
+    'Internal: takes the privileges on a table or sequence away from everybody but its owner, SELECT excepted if keep_select.';
 
 DO $$
 DECLARE
     revoke text;
 BEGIN
-    PERFORM cqrs.revoke_default_privileges(c.oid::pg_catalog.regclass)
+    PERFORM cqrs.close_relation(c.oid::pg_catalog.regclass)
     FROM pg_catalog.pg_class c
     WHERE c.relnamespace = 'cqrs'::pg_catalog.regnamespace AND c.relkind IN ('r', 'v', 'S');
 
     FOR revoke IN
-        SELECT pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM %I', p.oid::pg_catalog.regprocedure,
-                                 pg_catalog.pg_get_userbyid(a.grantee))
-        FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) a
-        WHERE p.pronamespace = 'cqrs'::pg_catalog.regnamespace AND a.grantee NOT IN (0, p.proowner)
-        UNION ALL
-        SELECT pg_catalog.format('REVOKE ALL ON SCHEMA cqrs FROM %s',
+        SELECT pg_catalog.format('REVOKE ALL ON %s FROM %s', o.name,
                                  CASE WHEN a.grantee = 0 THEN 'PUBLIC'
                                       ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END)
-        FROM pg_catalog.pg_namespace n, pg_catalog.aclexplode(n.nspacl) a
-        WHERE n.nspname = 'cqrs' AND a.grantee <> n.nspowner
+        FROM (SELECT 'FUNCTION ' || p.oid::pg_catalog.regprocedure AS name, p.proowner AS owner,
+                     coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner)) AS acl
+              FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'cqrs'::pg_catalog.regnamespace
+              UNION ALL
+              SELECT 'SCHEMA cqrs', n.nspowner, n.nspacl
+              FROM pg_catalog.pg_namespace n WHERE n.nspname = 'cqrs') o,
+             pg_catalog.aclexplode(o.acl) a
+        WHERE a.grantee <> o.owner
     LOOP
         EXECUTE revoke;
     END LOOP;
 END
 $$;
 
--- What others get is given here, after that.
+-- Sending takes EXECUTE on the command's handler, reading SELECT on cqrs.journal; the rest is harmless.
 GRANT USAGE ON SCHEMA cqrs TO PUBLIC;
+GRANT EXECUTE ON FUNCTION
+    cqrs.send(text, text, text, jsonb, bigint, uuid, jsonb),
+    cqrs.state(text, text, bigint, timestamptz),
+    cqrs.history(text, text, bigint),
+    cqrs.read_events(bigint, integer, text[], text[], bigint, int4range),
+    cqrs.merge(jsonb, cqrs.event),
+    cqrs.slice(text, text),
+    cqrs.new_event(text, jsonb, jsonb),
+    cqrs.new_command(text, text, text, jsonb, bigint, jsonb, uuid, name),
+    cqrs.persist(text, jsonb, jsonb),
+    cqrs.persist_all(cqrs.new_event[], jsonb),
+    cqrs.reply(jsonb),
+    cqrs.reject(text, text, jsonb),
+    cqrs.state_cache_counters()
+    TO PUBLIC;
 GRANT SELECT ON cqrs.state_cache TO PUBLIC;
 
 -- Whoever may watch the server may watch the journal.

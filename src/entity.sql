@@ -46,12 +46,3 @@ CREATE FUNCTION cqrs.on_upcast(entity_type text, event_type text, from_version i
     AS 'MODULE_PATHNAME', 'cqrs_on_upcast';
 COMMENT ON FUNCTION cqrs.on_upcast(text, text, integer, text) IS
     'Registers the function f(cqrs.event) returning cqrs.event that turns stored events of a schema version into the next one (its event_type, schema_version, data and metadata are taken), or drops them from the state (NULL). New events of the type get the schema version after the highest that is upcast. A handler of NULL takes it back. Errors: QR003, 42883 no such function, 42804 it does not fit, 42501, 42704 nothing to take back.';
-
-REVOKE EXECUTE ON FUNCTION
-    cqrs.create_entity(text, jsonb, integer, integer, text),
-    cqrs.alter_entity(text, jsonb, integer, integer, text, name),
-    cqrs.drop_entity(text),
-    cqrs.on_command(text, text, text),
-    cqrs.on_event(text, text, text),
-    cqrs.on_upcast(text, text, integer, text)
-    FROM PUBLIC;

@@ -54,6 +54,3 @@ END
 $$;
 COMMENT ON FUNCTION cqrs.adopt() IS
     'Declares that the journal belongs to this database: after a restore or copy, when everything is loaded and the original will deliver nothing any more. Waits for open writers, raises the sequence of positions to at least max(position), which it returns, and records the identity.';
-
-REVOKE EXECUTE ON FUNCTION cqrs.is_held(), cqrs.raise_position(bigint), cqrs.identity_changed(),
-    cqrs.record_identity(), cqrs.adopt() FROM PUBLIC;

@@ -60,8 +60,8 @@ BEGIN
         FOR EACH STATEMENT EXECUTE FUNCTION cqrs.guard_journal();
     ALTER TABLE cqrs.journal ENABLE ALWAYS TRIGGER guard_journal;
     -- SELECT may come from ALTER DEFAULT PRIVILEGES, nothing else.
-    PERFORM cqrs.revoke_default_privileges('cqrs.journal', 'INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER');
-    PERFORM cqrs.revoke_default_privileges('cqrs.journal_position_seq');
+    PERFORM cqrs.close_relation('cqrs.journal', keep_select => true);
+    PERFORM cqrs.close_relation('cqrs.journal_position_seq');
     COMMENT ON TABLE cqrs.journal IS
         'The store of record: all events, append-only. Written by cqrs.append and cqrs.send alone; SELECT on it is the right to read events.';
     COMMENT ON SEQUENCE cqrs.journal_position_seq IS
@@ -81,5 +81,3 @@ CREATE FUNCTION cqrs.high_water_mark() RETURNS bigint
     AS 'MODULE_PATHNAME', 'cqrs_high_water_mark';
 COMMENT ON FUNCTION cqrs.high_water_mark() IS
     'The position up to which a snapshot taken after this call sees every event there will ever be. Call it in a statement before the one that reads the journal, never in the same one; cqrs.read_events does both. 0A000 on a standby.';
-
-REVOKE EXECUTE ON FUNCTION cqrs.guard_journal(), cqrs.create_journal(), cqrs.high_water_mark() FROM PUBLIC;

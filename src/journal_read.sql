@@ -22,5 +22,3 @@ CREATE FUNCTION cqrs.wait_for_event(after_position bigint, timeout interval) RET
     AS 'MODULE_PATHNAME', 'cqrs_wait_for_event';
 COMMENT ON FUNCTION cqrs.wait_for_event(bigint, interval) IS
     'Waits until the high-water mark is past after_position and returns it: a long poll before cqrs.read_events. The mark also passes positions of transactions that were rolled back, so there may be nothing to read: keep the mark as the next after_position then. Errors: QR020 when the time is over, 55000 in a transaction that has appended, 22023 for a position never given.';
-
-REVOKE EXECUTE ON FUNCTION cqrs.wait_for_event(bigint, interval) FROM PUBLIC;

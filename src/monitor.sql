@@ -11,5 +11,3 @@ CREATE VIEW cqrs.journal_status AS
            CASE WHEN NOT pg_is_in_recovery() THEN (SELECT count(*) FROM cqrs.open_positions()) END AS open_transactions;
 COMMENT ON VIEW cqrs.journal_status IS
     'The journal at a glance: whether it exists, whether the database is held (cqrs.adopt), and on a primary the last position drawn, the high-water mark, and how many transactions hold it back (cqrs.open_positions).';
-
-REVOKE EXECUTE ON FUNCTION cqrs.last_position() FROM PUBLIC;

@@ -18,5 +18,3 @@ CREATE FUNCTION cqrs.drop_snapshots(entity_type text, entity_id text DEFAULT NUL
     AS 'MODULE_PATHNAME', 'cqrs_drop_snapshots';
 COMMENT ON FUNCTION cqrs.drop_snapshots(text, text) IS
     'Drops the snapshots of one entity, or of all entities of a type, and returns their number. For a whole type the states in the caches of all sessions go too, and everything is folded from the events again: to be called when something changed that the handlers'' own definitions do not show (a function that they call, a table that they read, a C library). For the owner of the entity type. Errors: QR003, 22004, 42501.';
-
-REVOKE EXECUTE ON FUNCTION cqrs.drop_snapshots(text, text) FROM PUBLIC;

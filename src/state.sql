@@ -20,5 +20,3 @@ CREATE FUNCTION cqrs.take_snapshot(entity_type text, entity_id text) RETURNS big
     AS 'MODULE_PATHNAME', 'cqrs_take_snapshot';
 COMMENT ON FUNCTION cqrs.take_snapshot(text, text) IS
     'Takes a snapshot of an entity now and returns its version; NULL where there is no such entity. For the owner of the entity type. Errors: QR003, QR005, 42501.';
-
-REVOKE EXECUTE ON FUNCTION cqrs.take_snapshot(text, text) FROM PUBLIC;
