@@ -204,7 +204,7 @@ cqrs_position_last(void)
 	Oid			sequence = sequence_oid();
 
 	refuse_in_recovery();
-	if (!OidIsValid(sequence) && !OidIsValid(cqrs_catalog_relation("journal")))
+	if (!OidIsValid(sequence))
 		return 0;
 	return pg_atomic_read_u64(&open_database(sequence)->last);
 }
@@ -225,7 +225,7 @@ cqrs_position_high_water_mark(void)
 		Database   *database;
 		bool		same;
 
-		if (!OidIsValid(sequence) && !OidIsValid(cqrs_catalog_relation("journal")))
+		if (!OidIsValid(sequence))
 			return 0;
 		database = open_database(sequence);
 		mark = pg_atomic_read_u64(&database->last);
@@ -410,7 +410,16 @@ my_slot(void)
 static Oid
 sequence_oid(void)
 {
-	return cqrs_catalog_relation(CQRS_POSITION_SEQUENCE);
+	/* In this order: whoever sees the journal finds what was made with it. */
+	bool		has_journal = OidIsValid(cqrs_catalog_relation("journal"));
+	Oid			sequence = cqrs_catalog_relation(CQRS_POSITION_SEQUENCE);
+
+	if (has_journal && !OidIsValid(sequence))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("sequence cqrs.%s does not exist", CQRS_POSITION_SEQUENCE),
+				 errhint("It belongs to cqrs.journal; restore both together.")));
+	return sequence;
 }
 
 /* The entry of this database; made on first use since the server started. */
@@ -419,11 +428,6 @@ open_database(Oid sequence)
 {
 	int64		last;
 
-	if (!OidIsValid(sequence))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("sequence cqrs.%s does not exist", CQRS_POSITION_SEQUENCE),
-				 errhint("It belongs to cqrs.journal; restore both together.")));
 	if (my_database && my_database->sequence == sequence)
 		return my_database;
 
