@@ -160,7 +160,6 @@ static void
 find_handler(Command *command, const RoleScope *scope)
 {
 	RoleScope	inner;
-	Oid			function;
 
 	command->handler = cqrs_entity_registry_handler(command->entity, HANDLER_COMMAND, command->command_type);
 	if (command->handler == NULL)
@@ -169,10 +168,13 @@ find_handler(Command *command, const RoleScope *scope)
 				 errmsg("entity type \"%s\" has no handler for command \"%s\"",
 						text_to_cstring(command->entity->name), text_to_cstring(command->command_type)),
 				 errhint("Register one with cqrs.on_command.")));
-	cqrs_role_enter_handler(&inner, scope, command->entity->owner, command->handler->search_path);
-	function = cqrs_handler_resolve(command->handler, command->entity->owner);
-	cqrs_role_leave(&inner);
-	if (!cqrs_may_execute(function, scope->caller))
+	if (!OidIsValid(command->handler->function))
+	{
+		cqrs_role_enter_handler(&inner, scope, command->entity->owner, command->handler->search_path);
+		cqrs_handler_resolve(command->handler, command->entity->owner);
+		cqrs_role_leave(&inner);
+	}
+	if (!cqrs_may_execute(command->handler->function, scope->caller))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for command \"%s\" of entity type \"%s\"",
@@ -255,7 +257,7 @@ decide(Command *command, const RoleScope *scope, const EntityState *state, Effec
 
 	error_context_stack = &context;
 	cqrs_role_enter_handler(&inner, scope, command->entity->owner, command->handler->search_path);
-	(void) cqrs_handler_resolve(command->handler, command->entity->owner);
+	cqrs_handler_resolve(command->handler, command->entity->owner);
 	cqrs_entity_lock_begin_handler(&running, &command->key);
 	PG_TRY();
 	{

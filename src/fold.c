@@ -220,7 +220,7 @@ call(Fold *fold, Handler *handler, FoldedEvent *event, bool *isnull)
 	}
 	error_context_stack = &context;
 	enter_handler(fold, handler);
-	(void) cqrs_handler_resolve(handler, fold->entity->owner);
+	cqrs_handler_resolve(handler, fold->entity->owner);
 	result = cqrs_handler_call(handler, args, isnull);
 	error_context_stack = context.previous;
 	return result;

@@ -152,15 +152,15 @@ cqrs_handler_describe(const Handler *handler, StringInfo description)
 	ReleaseSysCache(tuple);
 }
 
-/* Looks the function up if need be, and checks it; returns its OID. */
-Oid
+/* Looks the function up if need be, and checks it. */
+void
 cqrs_handler_resolve(Handler *handler, Oid owner)
 {
 	const Shape *shape = &shapes[handler->kind];
-	Oid			function = handler->function;
+	Oid			function;
 
-	if (OidIsValid(function))
-		return function;
+	if (OidIsValid(handler->function))
+		return;
 	function = signature_oid(handler->signature);
 	if (!OidIsValid(function))
 		ereport(ERROR,
@@ -171,7 +171,6 @@ cqrs_handler_resolve(Handler *handler, Oid owner)
 	MemoryContextReset(handler->context);
 	fmgr_info_cxt(function, &handler->flinfo, handler->context);
 	handler->function = function;
-	return function;
 }
 
 /* Calls a handler that was resolved; the result is in the current context. */

@@ -37,7 +37,7 @@ extern void cqrs_handler_warn_if_public(const char *signature);
 
 /* Called with what was registered, in a scope of our own. */
 extern void cqrs_handler_describe(const Handler *handler, StringInfo description);
-extern Oid	cqrs_handler_resolve(Handler *handler, Oid owner);
+extern void cqrs_handler_resolve(Handler *handler, Oid owner);
 extern Datum cqrs_handler_call(Handler *handler, const Datum *args, bool *isnull);
 
 #endif
