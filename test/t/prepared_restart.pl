@@ -26,10 +26,12 @@ append('between');
 append('p2', "PREPARE TRANSACTION 'p2'");
 $node->safe_psql('postgres', "BEGIN; INSERT INTO other VALUES (1); PREPARE TRANSACTION 'unrelated'");
 my $before = mark();
-$node->restart('fast');
+$node->stop('fast');
+$node->start;
 append('p3', "PREPARE TRANSACTION 'p3'");
 append('after');
-$node->restart('immediate');
+$node->stop('immediate');
+$node->start;
 is(mark(), $before, 'the first of three prepared transactions holds the mark back');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM cqrs.open_positions()'), '3',
 	'who has not appended holds nothing back');
@@ -44,7 +46,8 @@ $node->safe_psql('postgres', "ROLLBACK PREPARED 'unrelated'");
 
 # The lock that carries the position is on its own: nobody else's tag matters.
 $node->safe_psql('postgres', "BEGIN; SELECT pg_advisory_xact_lock(1, 17234); SELECT pg_advisory_xact_lock(3); PREPARE TRANSACTION 'locks'");
-$node->restart('fast');
+$node->stop('fast');
+$node->start;
 append('later');
 is(mark(), last_position(), 'locks of others hold nothing back');
 $node->safe_psql('postgres', "COMMIT PREPARED 'locks'");
@@ -65,7 +68,8 @@ sub survives
 	$offset = mark();
 	$seen = names(0);
 	cmp_ok($offset, '<', last_position() - 1, "$what: the mark is below before");
-	$node->restart($restart);
+	$node->stop($restart);
+	$node->start;
 	is(mark(), $offset, "$what: the mark is where it was");
 	is(names(0), $seen, "$what: readers get what they got before");
 	is($node->safe_psql('postgres', 'SELECT first_position FROM cqrs.open_positions() JOIN pg_prepared_xacts USING (transaction)'),
