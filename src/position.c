@@ -44,6 +44,7 @@
 #include "pgstat.h"
 #include "storage/condition_variable.h"
 #include "storage/latch.h"
+#include "storage/lmgr.h"
 #include "storage/proclist.h"
 #include "utils/fmgrprotos.h"
 #include "utils/inval.h"
@@ -411,10 +412,19 @@ static Oid
 sequence_oid(void)
 {
 	/* In this order: whoever sees the journal finds what was made with it. */
-	bool		has_journal = OidIsValid(cqrs_catalog_relation("journal"));
+	Oid			journal = cqrs_catalog_relation("journal");
 	Oid			sequence = cqrs_catalog_relation(CQRS_POSITION_SEQUENCE);
 
-	if (has_journal && !OidIsValid(sequence))
+	if (OidIsValid(sequence) || !OidIsValid(journal))
+		return sequence;
+
+	/*
+	 * Who made the journal may have committed, but not told our caches all of
+	 * it yet; he has when he lets go of his lock.
+	 */
+	LockRelationOid(journal, AccessShareLock);
+	sequence = cqrs_catalog_relation(CQRS_POSITION_SEQUENCE);
+	if (!OidIsValid(sequence))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("sequence cqrs.%s does not exist", CQRS_POSITION_SEQUENCE),
