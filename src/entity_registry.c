@@ -41,10 +41,12 @@
 #include "role.h"
 #include "statement.h"
 
+#define MAX_ENTRIES_WITH_ABSENT	1000
+
 typedef struct RegistryEntry
 {
 	text	   *name;			/* key */
-	EntityType *entity;
+	EntityType *entity;			/* NULL: there is no such type */
 } RegistryEntry;
 
 static HTAB *registry = NULL;
@@ -71,6 +73,8 @@ static void on_relcache_message(Datum arg, Oid relid);
 static void on_syscache_message(Datum arg, int cache, uint32 hash);
 static void on_transaction_end(XactEvent event, void *arg);
 static void retire_all(void);
+static EntityType *find_again(text *name);
+static void keep(text *name, EntityType *entity);
 static EntityType *load(text *name);
 static void load_handlers(EntityType *entity, Datum name);
 static text *copy_text(Datum value);
@@ -108,11 +112,8 @@ cqrs_entity_registry_find(text *name)
 
 	entity = load(name);
 	/* A message that came while we read would have to make it stale too. */
-	if (entity && !stale)
-	{
-		entry = hash_search(registry, &entity->name, HASH_ENTER, NULL);
-		entry->entity = entity;
-	}
+	if (!stale)
+		keep(name, entity);
 	else if (entity)
 		MemoryContextSetParent(entity->context, retired_context);
 	return entity;
@@ -122,7 +123,7 @@ cqrs_entity_registry_find(text *name)
 EntityType *
 cqrs_entity_registry_get(text *name)
 {
-	EntityType *entity = cqrs_entity_registry_find(name);
+	EntityType *entity = find_again(name);
 
 	if (entity == NULL)
 		ereport(ERROR,
@@ -142,7 +143,7 @@ cqrs_entity_registry_get(text *name)
 EntityType *
 cqrs_entity_registry_get_owned(text *name)
 {
-	EntityType *entity = cqrs_entity_registry_find(name);
+	EntityType *entity = find_again(name);
 
 	if (entity == NULL)
 		entity = cqrs_entity_registry_get(name);
@@ -248,6 +249,36 @@ retire_all(void)
 						   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
 	entity_relid = cqrs_catalog_relation("entity");
 	stale = false;
+}
+
+/* Keeps an entry, also for a type that is not there; raw events have many. */
+static void
+keep(text *name, EntityType *entity)
+{
+	RegistryEntry *entry;
+	text	   *key = entity ? entity->name : NULL;
+
+	if (key == NULL && hash_get_num_entries(registry) >= MAX_ENTRIES_WITH_ABSENT)
+		return;
+	if (key == NULL)
+		key = memcpy(MemoryContextAlloc(registry_context, VARSIZE_ANY(name)), name, VARSIZE_ANY(name));
+	entry = hash_search(registry, &key, HASH_ENTER, NULL);
+	entry->entity = entity;
+}
+
+/*
+ * As find, but looks again for what was not there: a restore fills the tables
+ * without a message.
+ */
+static EntityType *
+find_again(text *name)
+{
+	EntityType *entity = cqrs_entity_registry_find(name);
+
+	if (entity)
+		return entity;
+	(void) hash_search(registry, &name, HASH_REMOVE, NULL);
+	return cqrs_entity_registry_find(name);
 }
 
 /* Reads an entity type into a context of its own; NULL if there is none. */
