@@ -56,7 +56,7 @@ SET ROLE regress_identity;
 SELECT cqrs.adopt();
 SELECT cqrs.record_identity();
 SELECT cqrs.identity_changed();
-SELECT cqrs.raise_position(1000000);
+SELECT cqrs.raise_position();
 SELECT cqrs.is_held();
 UPDATE cqrs.identity SET system_identifier = 0;
 DELETE FROM cqrs.identity;

@@ -106,7 +106,7 @@ PG_FUNCTION_INFO_V1(cqrs_raise_position);
 Datum
 cqrs_raise_position(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64(cqrs_position_raise_sequence(PG_GETARG_INT64(0)));
+	PG_RETURN_INT64(cqrs_position_raise_sequence());
 }
 
 /* Tells all sessions that the row in the table has changed. */

@@ -13,11 +13,11 @@ CREATE FUNCTION cqrs.is_held() RETURNS boolean
 COMMENT ON FUNCTION cqrs.is_held() IS
     'Whether the database holds the journal of another one (restored or copied) and waits for cqrs.adopt(). Commands and appends work meanwhile.';
 
-CREATE FUNCTION cqrs.raise_position(lowest bigint) RETURNS bigint
-    LANGUAGE c VOLATILE STRICT
+CREATE FUNCTION cqrs.raise_position() RETURNS bigint
+    LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'cqrs_raise_position';
-COMMENT ON FUNCTION cqrs.raise_position(bigint) IS
-    'Internal, for cqrs.adopt: raises the sequence of positions to lowest and to all positions ever in use.';
+COMMENT ON FUNCTION cqrs.raise_position() IS
+    'Internal, for cqrs.adopt: raises the sequence to all positions ever in use, and returns the last.';
 
 CREATE FUNCTION cqrs.identity_changed() RETURNS void
     LANGUAGE c VOLATILE
@@ -47,7 +47,7 @@ BEGIN
     PERFORM cqrs.create_journal();
     -- Waits for open appends and for a COPY of pg_restore, and keeps new ones out until this commits.
     LOCK TABLE cqrs.journal IN SHARE ROW EXCLUSIVE MODE;
-    raised := cqrs.raise_position(0);
+    raised := cqrs.raise_position();
     PERFORM cqrs.record_identity();
     RETURN raised;
 END

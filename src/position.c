@@ -31,7 +31,8 @@
  *	slots[]			slot i by backend i alone; read by all, atomically.
  *					The other fields are written while "first" is 0.
  *	databases[]		an entry is made or given to another sequence under the
- *					lock, exclusive, and the mark raised under it, shared; last, mark and wal_end only ever
+ *					lock, exclusive; the mark is raised under it, shared, for
+ *					the sequence that it is about.  last and wal_end only ever
  *					rise, atomically, without it.
  */
 #include "postgres.h"
@@ -296,18 +297,17 @@ cqrs_position_wait(int64 after, int64 timeout_ms, int64 *mark)
 }
 
 /*
- * Raises the sequence to all positions that were ever in use, and "lowest".
- * The caller holds a lock on the journal that keeps writers out.
+ * Raises the sequence to all positions that were ever in use.  The caller holds
+ * a lock on the journal that keeps writers out.
  */
 int64
-cqrs_position_raise_sequence(int64 lowest)
+cqrs_position_raise_sequence(void)
 {
 	Oid			sequence = sequence_oid();
 	Database   *database = open_database(sequence);
 	int64		last = read_last_position(sequence);
 
 	last = Max(last, (int64) pg_atomic_read_u64(&database->last));
-	last = Max(last, lowest);
 	if (last > 0)
 		DirectFunctionCall2(setval_oid, ObjectIdGetDatum(sequence), Int64GetDatum(last));
 	raise_to(&database->last, last);

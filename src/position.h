@@ -21,6 +21,6 @@ extern void cqrs_position_make_durable(void);
 extern bool cqrs_position_wait(int64 after, int64 timeout_ms, int64 *mark);
 
 /* Called by cqrs.adopt(), which keeps writers out. */
-extern int64 cqrs_position_raise_sequence(int64 lowest);
+extern int64 cqrs_position_raise_sequence(void);
 
 #endif
