@@ -31,6 +31,8 @@ COMMENT ON FUNCTION cqrs.guard_journal() IS
 -- Not a member of the extension, so that pg_dump carries it whole and DROP EXTENSION cannot destroy it.
 CREATE FUNCTION cqrs.create_journal() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    -- The first sender's settings shall not decide where the journal is.
+    SET default_tablespace = '' SET default_table_access_method = heap
     AS $$
 BEGIN
     -- Sessions that find no journal at the same time make it one after the other.
