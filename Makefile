@@ -46,7 +46,7 @@ $(OBJS) $(OBJS:.o=.bc): $(wildcard src/*.h)
 $(DATA_built): $(SQL) $(EXTENSION).control Makefile
 	cat $(SQL) > $@
 
-.PHONY: test demo lint indent
+.PHONY: test demo bench lint indent
 
 test:
 	@exec test/run test
@@ -54,6 +54,10 @@ test:
 # make demo REPO=path: the history of another git repository
 demo:
 	@exec test/run demo "$(or $(REPO),.)"
+
+# make bench CASE="append_new command_10" ROUNDS=5 SECONDS=2 CLIENTS=8 SYNC=off
+bench:
+	@exec test/run bench case="$(CASE)" rounds="$(ROUNDS)" seconds="$(SECONDS)" clients="$(CLIENTS)" sync="$(SYNC)"
 
 lint:
 	@exec test/lint "$(CONCEPTS)" "$(REGRESS)"

@@ -1,5 +1,6 @@
 -- One event to one of 10,000 entities, whatever its version. (The limit takes a
 -- version that nobody has, where a store has to look for the last one.)
+-- case: append_any
 -- goal: 1.0
 \set id random(0, 10000 / :clients - 1) * :clients + :client_id + 1
 -- peer: limit
@@ -14,4 +15,4 @@ SELECT cqrs.append('account', 'e' || :id, ARRAY[cqrs.new_event('Deposited', :dat
 SELECT write_message(gen_random_uuid()::varchar, 'account-e' || :id, 'Deposited', :data, :metadata);
 -- peer: emmett
 SELECT emt_append_to_stream(ARRAY[gen_random_uuid()::text], ARRAY[:data]::jsonb[], ARRAY[:metadata]::jsonb[],
-                            ARRAY['1'], ARRAY['Deposited'], ARRAY['E'], 'account-e' || :id, 'account', NULL);
+                            ARRAY['1'], ARRAY['Deposited'], ARRAY['E'], 'account-e' || :id, 'account', NULL, :partition);

@@ -1,6 +1,7 @@
 -- One event to a new entity.
+-- case: append_new
 -- goal: 1.0
-\set id random(1, 1000000000000)
+\set id random(1, 1000000000000000000)
 -- peer: limit
 INSERT INTO journal (slice, entity_type, entity_id, version, event_type, schema_version, data, metadata)
 VALUES (1, 'account', 'n' || :id, 1, 'Deposited', 1, :data, :metadata);
@@ -12,4 +13,4 @@ SELECT cqrs.append('account', 'n' || :id, ARRAY[cqrs.new_event('Deposited', :dat
 SELECT write_message(gen_random_uuid()::varchar, 'account-n' || :id, 'Deposited', :data, :metadata, -1);
 -- peer: emmett
 SELECT emt_append_to_stream(ARRAY[gen_random_uuid()::text], ARRAY[:data]::jsonb[], ARRAY[:metadata]::jsonb[],
-                            ARRAY['1'], ARRAY['Deposited'], ARRAY['E'], 'account-n' || :id, 'account', 0);
+                            ARRAY['1'], ARRAY['Deposited'], ARRAY['E'], 'account-n' || :id, 'account', 0, :partition);

@@ -1,5 +1,6 @@
 -- All clients append as in append_new while a reader follows the journal: how
 -- many events does it miss, or read twice? What is below is the reader.
+-- case: missed
 CREATE TEMP TABLE seen (position bigint);
 
 CREATE PROCEDURE pg_temp.follow(journal regclass, query text) LANGUAGE plpgsql AS $$

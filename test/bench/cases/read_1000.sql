@@ -1,4 +1,5 @@
 -- 1000 events in the order of the journal, from anywhere in it.
+-- case: read_1000
 -- goal: 0.9
 -- events: 1000
 \set after random(0, 400000)
