@@ -17,6 +17,7 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 
@@ -41,15 +42,15 @@ static Statement create_statement = {
 static Statement alter_statement = {
 	.sql = "UPDATE cqrs.entity SET owner = coalesce($2, owner), initial_state = coalesce($3, initial_state),"
 	" snapshot_every = coalesce($4, snapshot_every), keep_snapshots = coalesce($5, keep_snapshots),"
-	" after_forget = coalesce($6, after_forget) WHERE entity_type = $1",
-	.nargs = 6,
-	.argtypes = {TEXTOID, NAMEOID, JSONBOID, INT4OID, INT4OID, TEXTOID}
+	" after_forget = coalesce($6, after_forget) WHERE entity_type = $1 AND owner = $7",
+	.nargs = 7,
+	.argtypes = {TEXTOID, NAMEOID, JSONBOID, INT4OID, INT4OID, TEXTOID, NAMEOID}
 };
 
 static Statement drop_statement = {
-	.sql = "DELETE FROM cqrs.entity WHERE entity_type = $1",
-	.nargs = 1,
-	.argtypes = {TEXTOID}
+	.sql = "DELETE FROM cqrs.entity WHERE entity_type = $1 AND owner = $2",
+	.nargs = 2,
+	.argtypes = {TEXTOID, NAMEOID}
 };
 
 /* What a type leaves behind; run when its row is locked, or new. */
@@ -87,6 +88,8 @@ static void check_settings(FunctionCallInfo fcinfo);
 static text *text_argument(FunctionCallInfo fcinfo, int argument);
 static void check_may_claim(text *entity_type);
 static void register_handler(HandlerKind kind, text *entity_type, text *name, int from_version, text *handler);
+static Datum owner_datum(const EntityType *entity);
+static void refuse_changed(text *entity_type);
 
 PG_FUNCTION_INFO_V1(cqrs_create_entity);
 Datum
@@ -129,10 +132,10 @@ Datum
 cqrs_alter_entity(PG_FUNCTION_ARGS)
 {
 	text	   *entity_type = cqrs_new_event_check_name(text_argument(fcinfo, 0), "entity type");
-	Datum		values[6];
-	char		nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
+	EntityType *entity = cqrs_entity_registry_get_owned(entity_type);
+	Datum		values[7];
+	char		nulls[7] = {' ', ' ', ' ', ' ', ' ', ' ', ' '};
 
-	(void) cqrs_entity_registry_get_owned(entity_type);
 	check_settings(fcinfo);
 	values[0] = PointerGetDatum(entity_type);
 	values[1] = PG_GETARG_DATUM(5);
@@ -145,7 +148,9 @@ cqrs_alter_entity(PG_FUNCTION_ARGS)
 		nulls[1] = 'n';
 	else
 		cqrs_check_may_give_to(GetUserId(), get_role_oid(NameStr(*PG_GETARG_NAME(5)), false));
-	(void) change_registry(&alter_statement, values, nulls);
+	values[6] = owner_datum(entity);
+	if (change_registry(&alter_statement, values, nulls) == 0)
+		refuse_changed(entity_type);
 	PG_RETURN_VOID();
 }
 
@@ -154,11 +159,12 @@ Datum
 cqrs_drop_entity(PG_FUNCTION_ARGS)
 {
 	text	   *entity_type = cqrs_new_event_check_name(text_argument(fcinfo, 0), "entity type");
-	Datum		value = PointerGetDatum(entity_type);
+	EntityType *entity = cqrs_entity_registry_get_owned(entity_type);
+	Datum		values[] = {PointerGetDatum(entity_type), owner_datum(entity)};
 
-	(void) cqrs_entity_registry_get_owned(entity_type);
-	(void) change_registry(&drop_statement, &value, NULL);
-	(void) change_registry(&clear_statement, &value, NULL);
+	if (change_registry(&drop_statement, values, NULL) == 0)
+		refuse_changed(entity_type);
+	(void) change_registry(&clear_statement, values, NULL);
 	PG_RETURN_VOID();
 }
 
@@ -267,7 +273,6 @@ register_handler(HandlerKind kind, text *entity_type, text *name, int from_versi
 		[HANDLER_COMMAND] = "command", [HANDLER_EVENT] = "event", [HANDLER_UPCAST] = "upcast"
 	};
 	Datum		values[7];
-	NameData	owner;
 	EntityType *entity;
 	char	   *signature;
 
@@ -294,12 +299,24 @@ register_handler(HandlerKind kind, text *entity_type, text *name, int from_versi
 		cqrs_handler_warn_if_public(signature);
 	values[4] = CStringGetTextDatum(signature);
 	values[5] = CStringGetTextDatum(cqrs_handler_pin_search_path());
-	/* The type may have been dropped, or made by somebody else, meanwhile. */
-	namestrcpy(&owner, entity->owner_name);
-	values[6] = NameGetDatum(&owner);
+	values[6] = owner_datum(entity);
 	if (change_registry(&register_statement, values, NULL) == 0)
-		ereport(ERROR,
-				(errcode(CQRS_UNKNOWN_ENTITY_TYPE),
-				 errmsg("entity type \"%s\" was dropped or given away meanwhile", text_to_cstring(entity_type)),
-				 errhint("Look at it again.")));
+		refuse_changed(entity_type);
+}
+
+/* Whose right was checked; the statements compare, since they may have to wait. */
+static Datum
+owner_datum(const EntityType *entity)
+{
+	return DirectFunctionCall1(namein, CStringGetDatum(entity->owner_name));
+}
+
+/* The type was dropped, made by somebody else or given away before our turn came. */
+static void
+refuse_changed(text *entity_type)
+{
+	ereport(ERROR,
+			(errcode(CQRS_UNKNOWN_ENTITY_TYPE),
+			 errmsg("entity type \"%s\" was dropped or given away meanwhile", text_to_cstring(entity_type)),
+			 errhint("Look at it again.")));
 }

@@ -274,10 +274,13 @@ static EntityType *
 find_again(text *name)
 {
 	EntityType *entity = cqrs_entity_registry_find(name);
+	RegistryEntry *absent;
 
 	if (entity)
 		return entity;
-	(void) hash_search(registry, &name, HASH_REMOVE, NULL);
+	absent = hash_search(registry, &name, HASH_REMOVE, NULL);
+	if (absent)
+		pfree(absent->name);
 	return cqrs_entity_registry_find(name);
 }
 
