@@ -4,7 +4,7 @@ EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).
 # In dependency order: a concept may use those before it, never those after.
 # One name is one concept: src/NAME.c, src/NAME.h, src/NAME.sql (its part of
 # the install script) and sql/NAME.sql (its test); not every concept has all.
-BASE     = schema settings shmem catalog role statement
+BASE     = schema settings shmem catalog role statement registry
 WRITE    = slice position_prepared position entity_lock new_event journal \
            identity journal_read handler effect entity_registry entity receipt \
            command_log journal_append snapshot state_cache fold state command

@@ -166,7 +166,7 @@ find_handler(Command *command, const RoleScope *scope)
 		ereport(ERROR,
 				(errcode(CQRS_COMMAND_NOT_HANDLED),
 				 errmsg("entity type \"%s\" has no handler for command \"%s\"",
-						text_to_cstring(command->entity->name), text_to_cstring(command->command_type)),
+						text_to_cstring(command->entity->registered.name), text_to_cstring(command->command_type)),
 				 errhint("Register one with cqrs.on_command.")));
 	if (!OidIsValid(command->handler->function))
 	{
@@ -178,7 +178,7 @@ find_handler(Command *command, const RoleScope *scope)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for command \"%s\" of entity type \"%s\"",
-						text_to_cstring(command->command_type), text_to_cstring(command->entity->name)),
+						text_to_cstring(command->command_type), text_to_cstring(command->entity->registered.name)),
 				 errdetail("Role \"%s\" has no EXECUTE on its handler %s.",
 						   command->sender, command->handler->signature)));
 }

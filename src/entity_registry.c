@@ -3,13 +3,7 @@
  *		What is registered about entity types, kept in each backend.
  *
  * The tables cqrs.entity and cqrs.entity_handler are read when an entity type
- * is first used, and kept.  Whoever changes them sends a relcache message for
- * cqrs.entity with his commit; a change of a function, role or schema comes as
- * a syscache message.  Any of them makes the whole cache stale, which is rare
- * and cheap to repair.
- *
- * A stale entry may be in use by a command further up the stack, so it is put
- * aside and freed when the transaction ends.
+ * is first used, and kept (registry.c).
  *
  * The generation of an entity type is a hash of all that its state depends on:
  * the initial state, event handlers and upcasters, and a revision that
@@ -18,20 +12,15 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "common/cryptohash.h"
-#include "common/hashfn.h"
 #include "common/sha2.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/hsearch.h"
-#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "utils/varlena.h"
 
 #include "catalog.h"
@@ -41,19 +30,9 @@
 #include "role.h"
 #include "statement.h"
 
-#define MAX_ENTRIES_WITH_ABSENT	1000
+static Registered *load(text *name, MemoryContext parent);
 
-typedef struct RegistryEntry
-{
-	text	   *name;			/* key */
-	EntityType *entity;			/* NULL: there is no such type */
-} RegistryEntry;
-
-static HTAB *registry = NULL;
-static MemoryContext registry_context = NULL;	/* entries in use */
-static MemoryContext retired_context = NULL;	/* until the transaction ends */
-static Oid	entity_relid = InvalidOid;
-static bool stale = true;
+static Registry registry = {.table = "entity", .load = load};
 
 static Statement entity_statement = {
 	.sql = "SELECT owner::text, initial_state, snapshot_every, keep_snapshots"
@@ -69,13 +48,6 @@ static Statement handlers_statement = {
 	.argtypes = {TEXTOID}
 };
 
-static void on_relcache_message(Datum arg, Oid relid);
-static void on_syscache_message(Datum arg, int cache, uint32 hash);
-static void on_transaction_end(XactEvent event, void *arg);
-static void retire_all(void);
-static EntityType *find_again(text *name);
-static void keep(text *name, EntityType *entity);
-static EntityType *load(text *name);
 static void load_handlers(EntityType *entity, Datum name);
 static text *copy_text(Datum value);
 static int64 compute_generation(const EntityType *entity, int64 revision);
@@ -83,47 +55,25 @@ static int	compare_handlers(const void *a, const void *b);
 static int	compare_text(const text *a, const text *b);
 static int	find_first(const EntityType *entity, HandlerKind kind, const text *name, int from_version);
 static bool is_handler_of(const EntityType *entity, int i, HandlerKind kind, const text *name);
-static uint32 hash_name(const void *key, Size size);
-static int	match_name(const void *a, const void *b, Size size);
 
 void
 cqrs_entity_registry_init(void)
 {
-	CacheRegisterRelcacheCallback(on_relcache_message, (Datum) 0);
-	CacheRegisterSyscacheCallback(PROCOID, on_syscache_message, (Datum) 0);
-	CacheRegisterSyscacheCallback(AUTHOID, on_syscache_message, (Datum) 0);
-	CacheRegisterSyscacheCallback(NAMESPACEOID, on_syscache_message, (Datum) 0);
-	RegisterXactCallback(on_transaction_end, NULL);
+	cqrs_registry_register(&registry);
 }
 
 /* NULL if there is no such entity type. */
 EntityType *
 cqrs_entity_registry_find(text *name)
 {
-	RegistryEntry *entry;
-	EntityType *entity;
-
-	AcceptInvalidationMessages();
-	if (stale)
-		retire_all();
-	entry = hash_search(registry, &name, HASH_FIND, NULL);
-	if (entry)
-		return entry->entity;
-
-	entity = load(name);
-	/* A message that came while we read would have to make it stale too. */
-	if (!stale)
-		keep(name, entity);
-	else if (entity)
-		MemoryContextSetParent(entity->context, retired_context);
-	return entity;
+	return (EntityType *) cqrs_registry_find(&registry, name);
 }
 
 /* As find, but an error if there is none or its owner is gone. */
 EntityType *
 cqrs_entity_registry_get(text *name)
 {
-	EntityType *entity = find_again(name);
+	EntityType *entity = (EntityType *) cqrs_registry_find_again(&registry, name);
 
 	if (entity == NULL)
 		ereport(ERROR,
@@ -143,7 +93,7 @@ cqrs_entity_registry_get(text *name)
 EntityType *
 cqrs_entity_registry_get_owned(text *name)
 {
-	EntityType *entity = find_again(name);
+	EntityType *entity = (EntityType *) cqrs_registry_find_again(&registry, name);
 
 	if (entity == NULL)
 		entity = cqrs_entity_registry_get(name);
@@ -198,95 +148,15 @@ cqrs_entity_registry_schema_version(EntityType *entity, text *event_type)
 	return 1;
 }
 
-/* Tells all sessions, when the transaction commits, and this one now. */
 void
 cqrs_entity_registry_changed(void)
 {
-	CacheInvalidateRelcacheByRelid(cqrs_catalog_relation("entity"));
-	CommandCounterIncrement();
-}
-
-static void
-on_relcache_message(Datum arg, Oid relid)
-{
-	if (relid == InvalidOid || relid == entity_relid)
-		stale = true;
-}
-
-static void
-on_syscache_message(Datum arg, int cache, uint32 hash)
-{
-	stale = true;
-}
-
-static void
-on_transaction_end(XactEvent event, void *arg)
-{
-	if (retired_context &&
-		(event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE))
-		MemoryContextDeleteChildren(retired_context);
-}
-
-static void
-retire_all(void)
-{
-	HASHCTL		info = {
-		.keysize = sizeof(text *),
-		.entrysize = sizeof(RegistryEntry),
-		.hash = hash_name,
-		.match = match_name
-	};
-
-	if (retired_context == NULL)
-		retired_context = AllocSetContextCreate(TopMemoryContext, "pg_cqrs retired registry",
-												ALLOCSET_SMALL_SIZES);
-	if (registry_context)
-		MemoryContextSetParent(registry_context, retired_context);
-	registry_context = AllocSetContextCreate(TopMemoryContext, "pg_cqrs registry",
-											 ALLOCSET_DEFAULT_SIZES);
-	info.hcxt = registry_context;
-	registry = hash_create("pg_cqrs entity types", 16, &info,
-						   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
-	entity_relid = cqrs_catalog_relation("entity");
-	stale = false;
-}
-
-/* Keeps an entry, also for a type that is not there; raw events have many. */
-static void
-keep(text *name, EntityType *entity)
-{
-	RegistryEntry *entry;
-	text	   *key = entity ? entity->name : NULL;
-
-	if (key == NULL && hash_get_num_entries(registry) >= MAX_ENTRIES_WITH_ABSENT)
-		return;
-	if (key == NULL)
-		key = memcpy(MemoryContextAlloc(registry_context, VARSIZE_ANY(name)), name, VARSIZE_ANY(name));
-	entry = hash_search(registry, &key, HASH_ENTER, NULL);
-	entry->entity = entity;
-}
-
-/*
- * As find, but looks again for what was not there: a restore fills the tables
- * without a message.
- */
-static EntityType *
-find_again(text *name)
-{
-	EntityType *entity = cqrs_entity_registry_find(name);
-	RegistryEntry *absent;
-
-	if (entity)
-		return entity;
-	absent = hash_search(registry, &name, HASH_REMOVE, NULL);
-	if (absent)
-		pfree(absent->name);
-	return cqrs_entity_registry_find(name);
+	cqrs_registry_changed(&registry);
 }
 
 /* Reads an entity type into a context of its own; NULL if there is none. */
-static EntityType *
-load(text *name)
+static Registered *
+load(text *name, MemoryContext parent)
 {
 	EntityType *entity = NULL;
 	Datum		revision;
@@ -298,13 +168,13 @@ load(text *name)
 	SPI_connect();
 	if (cqrs_statement_read(&entity_statement, &key, NULL, 0) == 1)
 	{
-		MemoryContext context = AllocSetContextCreate(registry_context, "pg_cqrs entity type",
+		MemoryContext context = AllocSetContextCreate(parent, "pg_cqrs entity type",
 													  ALLOCSET_SMALL_SIZES);
 		MemoryContext old = MemoryContextSwitchTo(context);
 
 		entity = palloc0(sizeof(EntityType));
-		entity->context = context;
-		entity->name = copy_text(key);
+		entity->registered.context = context;
+		entity->registered.name = copy_text(key);
 		entity->owner_name = TextDatumGetCString(cqrs_statement_column(0, 1, NULL));
 		entity->owner = get_role_oid(entity->owner_name, true);
 		entity->initial_state = (Jsonb *) PG_DETOAST_DATUM_COPY(cqrs_statement_column(0, 2, NULL));
@@ -318,7 +188,7 @@ load(text *name)
 	SPI_finish();
 	PopActiveSnapshot();
 	cqrs_role_leave(&scope);
-	return entity;
+	return (Registered *) entity;
 }
 
 static void
@@ -328,7 +198,7 @@ load_handlers(EntityType *entity, Datum name)
 
 	entity->handler_count = (int) cqrs_statement_read(&handlers_statement, &name, NULL, 0);
 	/* SPI leaves its own context current. */
-	old = MemoryContextSwitchTo(entity->context);
+	old = MemoryContextSwitchTo(entity->registered.context);
 	entity->handlers = palloc0(sizeof(RegisteredHandler) * Max(entity->handler_count, 1));
 	for (int i = 0; i < entity->handler_count; i++)
 	{
@@ -341,7 +211,7 @@ load_handlers(EntityType *entity, Datum name)
 		registered->handler.kind = registered->kind;
 		registered->handler.signature = TextDatumGetCString(cqrs_statement_column(i, 4, NULL));
 		registered->handler.search_path = TextDatumGetCString(cqrs_statement_column(i, 5, NULL));
-		registered->handler.context = AllocSetContextCreate(entity->context, "pg_cqrs handler",
+		registered->handler.context = AllocSetContextCreate(entity->registered.context, "pg_cqrs handler",
 															ALLOCSET_SMALL_SIZES);
 	}
 	qsort(entity->handlers, entity->handler_count, sizeof(RegisteredHandler), compare_handlers);
@@ -432,18 +302,4 @@ is_handler_of(const EntityType *entity, int i, HandlerKind kind, const text *nam
 {
 	return i < entity->handler_count && entity->handlers[i].kind == kind &&
 		compare_text(entity->handlers[i].name, name) == 0;
-}
-
-static uint32
-hash_name(const void *key, Size size)
-{
-	const text *name = *(text *const *) key;
-
-	return DatumGetUInt32(hash_any((const unsigned char *) VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name)));
-}
-
-static int
-match_name(const void *a, const void *b, Size size)
-{
-	return compare_text(*(text *const *) a, *(text *const *) b);
 }

@@ -8,6 +8,7 @@
 #include "utils/jsonb.h"
 
 #include "handler.h"
+#include "registry.h"
 
 typedef struct RegisteredHandler
 {
@@ -20,8 +21,7 @@ typedef struct RegisteredHandler
 
 typedef struct EntityType
 {
-	text	   *name;
-	MemoryContext context;
+	Registered	registered;		/* first */
 	Oid			owner;			/* invalid if the role is gone */
 	char	   *owner_name;
 	/* Settings */

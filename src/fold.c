@@ -87,7 +87,7 @@ cqrs_fold_event(Fold *fold, FoldedEvent *event)
 			ereport(ERROR,
 					(errcode(CQRS_EVENT_NOT_HANDLED),
 					 errmsg("entity type \"%s\" has no handler for event \"%s\"",
-							text_to_cstring(fold->entity->name), text_to_cstring(event->event_type)),
+							text_to_cstring(fold->entity->registered.name), text_to_cstring(event->event_type)),
 					 errdetail("Version " INT64_FORMAT " of entity \"%s\" is such an event.",
 							   event->version, text_to_cstring(fold->key->entity_id)),
 					 errhint("Register one with cqrs.on_event.")));
@@ -98,7 +98,7 @@ cqrs_fold_event(Fold *fold, FoldedEvent *event)
 					 errmsg("event handler %s returned NULL", handler->signature),
 					 errdetail("Version " INT64_FORMAT " of entity \"%s\" of type \"%s\" is event \"%s\".",
 							   event->version, text_to_cstring(fold->key->entity_id),
-							   text_to_cstring(fold->entity->name), text_to_cstring(event->event_type)),
+							   text_to_cstring(fold->entity->registered.name), text_to_cstring(event->event_type)),
 					 errhint("A handler that has nothing to change returns the state it was given.")));
 
 		/* The old state goes when the new one is safe. */
@@ -149,7 +149,7 @@ upcast(Fold *fold, FoldedEvent *event)
 			ereport(ERROR,
 					(errcode(CQRS_EVENT_NOT_HANDLED),
 					 errmsg("upcasters of entity type \"%s\" go round in a circle",
-							text_to_cstring(fold->entity->name)),
+							text_to_cstring(fold->entity->registered.name)),
 					 errdetail("Event \"%s\" is still of an old schema after %d steps.",
 							   text_to_cstring(event->event_type), steps)));
 		result = call(fold, &upcaster->handler, event, &isnull);

@@ -12,6 +12,7 @@
 #include "identity.h"
 #include "position.h"
 #include "position_prepared.h"
+#include "registry.h"
 #include "settings.h"
 #include "shmem.h"
 #include "state_cache.h"
@@ -30,6 +31,7 @@ _PG_init(void)
 				 errhint("Add the line shared_preload_libraries = 'pg_cqrs' to postgresql.conf and restart the server.")));
 
 	cqrs_settings_init();
+	cqrs_registry_init();
 	cqrs_position_prepared_init();
 	cqrs_position_init();
 	cqrs_entity_lock_init();
