@@ -4,11 +4,17 @@ EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).
 # In dependency order: a concept may use those before it, never those after.
 # One name is one concept: src/NAME.c, src/NAME.h, src/NAME.sql (its part of
 # the install script) and sql/NAME.sql (its test); not every concept has all.
-BASE     = schema settings shmem catalog role statement registry
+BASE     = schema settings shmem catalog duration role statement registry \
+           worker worker_bar worker_launcher worker_process
 WRITE    = slice position_prepared position entity_lock new_event journal \
            identity journal_read handler effect entity_registry entity receipt \
            command_log journal_append snapshot state_cache fold state command
-CONCEPTS = $(BASE) $(WRITE) monitor access module
+READ     = projection_registry projection_progress projection_batch \
+           projection_offset projection_step projection_failure \
+           projection_forward projection_split projection_rebuild \
+           projection_sync projection projection_control projection_wait \
+           projection_worker projection_status
+CONCEPTS = $(BASE) $(WRITE) monitor $(READ) access module
 
 MODULE_big = $(EXTENSION)
 OBJS       = $(patsubst %.c,%.o,$(wildcard $(CONCEPTS:%=src/%.c)))

@@ -64,10 +64,22 @@ GRANT EXECUTE ON FUNCTION
     cqrs.persist_all(cqrs.new_event[], jsonb),
     cqrs.reply(jsonb),
     cqrs.reject(text, text, jsonb),
-    cqrs.state_cache_counters()
+    cqrs.state_cache_counters(),
+    cqrs.wait_for_projection(text, bigint, interval),
+    cqrs.project()
     TO PUBLIC;
 GRANT SELECT ON cqrs.state_cache TO PUBLIC;
 
 -- Whoever may watch the server may watch the journal.
-GRANT SELECT ON cqrs.journal_status TO pg_monitor;
-GRANT EXECUTE ON FUNCTION cqrs.is_held(), cqrs.last_position(), cqrs.high_water_mark(), cqrs.open_positions() TO pg_monitor;
+GRANT SELECT ON cqrs.journal_status, cqrs.projection_status, cqrs.parked_event, cqrs.stat_progress_rebuild, cqrs.stat_appending
+    TO pg_monitor;
+GRANT EXECUTE ON FUNCTION
+    cqrs.is_held(),
+    cqrs.last_position(),
+    cqrs.high_water_mark(),
+    cqrs.open_positions(),
+    cqrs.worker_state(),
+    cqrs.projection_progress(),
+    cqrs.written_after(bigint),
+    cqrs.list_parked()
+    TO pg_monitor;

@@ -76,7 +76,7 @@ cqrs_send(PG_FUNCTION_ARGS)
 	RoleScope	scope;
 
 	PreventCommandDuringRecovery("cqrs.send()");
-	cqrs_entity_lock_refuse_in_event_handler("send");
+	cqrs_entity_lock_refuse_effect("send");
 	parse_arguments(fcinfo, &command);
 	(void) cqrs_entity_registry_get(command.key.entity_type);
 	cqrs_journal_ensure();
@@ -258,7 +258,7 @@ decide(Command *command, const RoleScope *scope, const EntityState *state, Effec
 	error_context_stack = &context;
 	cqrs_role_enter_handler(&inner, scope, command->entity->owner, command->handler->search_path);
 	cqrs_handler_resolve(command->handler, command->entity->owner);
-	cqrs_entity_lock_begin_handler(&running, &command->key);
+	cqrs_entity_lock_begin_handler(&running, RUNNING_COMMAND, &command->key);
 	PG_TRY();
 	{
 		result = cqrs_handler_call(command->handler, args, &isnull);

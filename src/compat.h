@@ -12,6 +12,8 @@
 #include "utils/acl.h"
 
 #if PG_VERSION_NUM >= 160000
+#include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
 #include "catalog/pg_proc.h"
 #include "varatt.h"
 #endif
@@ -21,6 +23,22 @@
 #define cqrs_my_backend_index()		((int) MyProcNumber)
 #else
 #define cqrs_my_backend_index()		(MyBackendId - 1)
+#endif
+
+/* Which of all processes this one is. */
+#if PG_VERSION_NUM >= 170000
+#define cqrs_my_proc_number()		((int) MyProcNumber)
+#else
+#define cqrs_my_proc_number()		(MyProc->pgprocno)
+#endif
+
+/* Does this role own that database, that extension? */
+#if PG_VERSION_NUM >= 160000
+#define cqrs_owns_database(database, role)	object_ownercheck(DatabaseRelationId, (database), (role))
+#define cqrs_owns_extension(extension, role)	object_ownercheck(ExtensionRelationId, (extension), (role))
+#else
+#define cqrs_owns_database(database, role)	pg_database_ownercheck((database), (role))
+#define cqrs_owns_extension(extension, role)	pg_extension_ownercheck((extension), (role))
 #endif
 
 /* Has this role EXECUTE on that function? */

@@ -11,7 +11,7 @@
  *
  * The lock does not keep a session from itself: a handler may not write to
  * the entity whose command it is deciding, and an event handler may not write
- * at all.  The handlers that run are kept in a list through the C stack;
+ * at all, nor a projection that replays.  The handlers that run are kept in a list through the C stack;
  * whoever begins one ends it in PG_FINALLY.
  */
 #include "postgres.h"
@@ -76,9 +76,10 @@ cqrs_entity_lock_acquire(const EntityKey *key)
 }
 
 void
-cqrs_entity_lock_begin_handler(RunningHandler *running, const EntityKey *command_of)
+cqrs_entity_lock_begin_handler(RunningHandler *running, RunningKind kind, const EntityKey *entity)
 {
-	running->command_of = command_of;
+	running->kind = kind;
+	running->entity = entity;
 	running->outer = innermost;
 	innermost = running;
 }
@@ -89,17 +90,34 @@ cqrs_entity_lock_end_handler(const RunningHandler *running)
 	innermost = running->outer;
 }
 
-/* Event handlers and upcasters compute a state; they may run many times. */
+/*
+ * Refuses what has an effect beyond what is computed.  Event handlers and
+ * upcasters compute a state, which may happen many times, and a projection
+ * that is rebuilt has had its effects before.
+ */
 void
-cqrs_entity_lock_refuse_in_event_handler(const char *function)
+cqrs_entity_lock_refuse_effect(const char *function)
 {
 	for (RunningHandler *running = innermost; running; running = running->outer)
-		if (running->command_of == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
-					 errmsg("cqrs.%s cannot be called by an event handler or upcaster", function),
-					 errdetail("An event is folded again whenever the state is rebuilt."),
-					 errhint("Call it from a command handler.")));
+		switch (running->kind)
+		{
+			case RUNNING_COMMAND:
+				break;
+			case RUNNING_FOLD:
+				ereport(ERROR,
+						(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
+						 errmsg("cqrs.%s cannot be called by an event handler or upcaster", function),
+						 errdetail("An event is folded again whenever the state is rebuilt."),
+						 errhint("Call it from a command handler.")));
+				break;
+			case RUNNING_REPLAY:
+				ereport(ERROR,
+						(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
+						 errmsg("cqrs.%s cannot be called by a projection that replays events", function),
+						 errdetail("It was called when the event was projected first."),
+						 errhint("To have it called again, set replay_side_effects with cqrs.alter_projection.")));
+				break;
+		}
 }
 
 static void
@@ -145,7 +163,7 @@ static void
 refuse_running(const EntityKey *key)
 {
 	for (RunningHandler *running = innermost; running; running = running->outer)
-		if (running->command_of && cqrs_slice_same_entity(running->command_of, key))
+		if (running->entity && cqrs_slice_same_entity(running->entity, key))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_IN_USE),
 					 errmsg("entity \"%s\" of type \"%s\" is handling a command",

@@ -7,10 +7,18 @@
 
 #include "slice.h"
 
+typedef enum RunningKind
+{
+	RUNNING_COMMAND,			/* decides on a command to an entity */
+	RUNNING_FOLD,				/* computes a state */
+	RUNNING_REPLAY				/* projects events that were projected before */
+} RunningKind;
+
 /* What runs between begin and end; a list through the C stack. */
 typedef struct RunningHandler
 {
-	const EntityKey *command_of;	/* NULL: an event handler or upcaster */
+	RunningKind kind;
+	const EntityKey *entity;	/* of a command, else NULL */
 	struct RunningHandler *outer;
 } RunningHandler;
 
@@ -18,8 +26,8 @@ typedef struct RunningHandler
 extern void cqrs_entity_lock_init(void);
 
 extern void cqrs_entity_lock_acquire(const EntityKey *key);
-extern void cqrs_entity_lock_begin_handler(RunningHandler *running, const EntityKey *command_of);
+extern void cqrs_entity_lock_begin_handler(RunningHandler *running, RunningKind kind, const EntityKey *entity);
 extern void cqrs_entity_lock_end_handler(const RunningHandler *running);
-extern void cqrs_entity_lock_refuse_in_event_handler(const char *function);
+extern void cqrs_entity_lock_refuse_effect(const char *function);
 
 #endif

@@ -5,8 +5,9 @@
  * A handler is stored as its signature with all names qualified, never as an
  * OID, which would not survive a restore.  It is looked up when it is first
  * called after the registry was loaded, and checked again then: it must still
- * have the shape of its kind and still belong to the owner of the entity (or
- * to this extension), because it will run with that owner's rights.
+ * have the shape of its kind and still belong to the owner of the entity or
+ * projection (or to this extension), because it will run with that owner's
+ * rights.
  *
  * The FmgrInfo is kept for the life of the registry's entry, so that a
  * language's caches live as long.  Two cases need another one: a handler that
@@ -47,7 +48,7 @@ typedef struct Shape
 	const char *name;
 	const char *form;			/* for people */
 	int			nargs;
-	const char *args[MAX_ARGS]; /* types of the schema cqrs, or jsonb */
+	const char *args[MAX_ARGS]; /* types of the schema cqrs, jsonb or void */
 	const char *result;
 } Shape;
 
@@ -58,10 +59,16 @@ static const Shape shapes[] = {
 	2, {"jsonb", "event"}, "jsonb"},
 	[HANDLER_UPCAST] = {"an", "upcaster", "(event cqrs.event) returning cqrs.event",
 	1, {"event"}, "event"},
+	[HANDLER_PROJECT] = {"a", "projection handler", "(event cqrs.event) returning void",
+	1, {"event"}, "void"},
+	[HANDLER_PROJECT_ALL] = {"a", "projection handler", "(events cqrs.event[]) returning void",
+	1, {"_event"}, "void"},
+	[HANDLER_PREPARE] = {"a", "function to prepare a projection", "() returning void",
+	0, {NULL}, "void"},
 };
 
 static Oid	type_oid(const char *name);
-static Oid	look_up(const Shape *shape, const char *name);
+static Oid	look_up(const Shape *shape, const char *name, bool missing_ok);
 static Oid	signature_oid(const char *signature);
 static void check_handler(HandlerKind kind, Oid function, Oid owner);
 static bool fits(const Shape *shape, Form_pg_proc form);
@@ -88,13 +95,53 @@ cqrs_handler_find(HandlerKind kind, text *name, Oid owner)
 	if (strchr(wanted, '('))
 		function = DatumGetObjectId(DirectFunctionCall1(regprocedurein, CStringGetDatum(wanted)));
 	else
-		function = look_up(shape, wanted);
+		function = look_up(shape, wanted, false);
 	if (isAnyTempNamespace(get_func_namespace(function)))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("a temporary function cannot be %s %s", shape->article, shape->name)));
 	check_handler(kind, function, owner);
 	return format_procedure_qualified(function);
+}
+
+/*
+ * As find, for a handler that takes events or a batch of them: a bare name
+ * must mean one of the two.
+ */
+char *
+cqrs_handler_find_projection(text *name, Oid owner)
+{
+	char	   *wanted = text_to_cstring(name);
+	bool		takes_event;
+	bool		takes_events;
+
+	if (strchr(wanted, '('))
+		return cqrs_handler_find(cqrs_handler_projection_kind(wanted), name, owner);
+	takes_event = OidIsValid(look_up(&shapes[HANDLER_PROJECT], wanted, true));
+	takes_events = OidIsValid(look_up(&shapes[HANDLER_PROJECT_ALL], wanted, true));
+	if (takes_event && takes_events)
+		ereport(ERROR,
+				(errcode(ERRCODE_AMBIGUOUS_FUNCTION),
+				 errmsg("there are two projection handlers \"%s\"", wanted),
+				 errdetail("One takes an event, the other a batch of events."),
+				 errhint("Name one with its signature: %s(cqrs.event) or %s(cqrs.event[]).", wanted, wanted)));
+	if (!takes_event && !takes_events)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("there is no projection handler \"%s\"", wanted),
+				 errdetail("Looked for %s%s and for %s%s.", wanted, shapes[HANDLER_PROJECT].form,
+						   wanted, shapes[HANDLER_PROJECT_ALL].form),
+				 errhint("Create the function first, or name its schema.")));
+	return cqrs_handler_find(takes_event ? HANDLER_PROJECT : HANDLER_PROJECT_ALL, name, owner);
+}
+
+/* Which of the two a signature is of. */
+HandlerKind
+cqrs_handler_projection_kind(const char *signature)
+{
+	const char *arguments = strrchr(signature, '(');
+
+	return arguments && strstr(arguments, "[]") ? HANDLER_PROJECT_ALL : HANDLER_PROJECT;
 }
 
 /*
@@ -220,11 +267,15 @@ cqrs_handler_call(Handler *handler, const Datum *args, bool *isnull)
 static Oid
 type_oid(const char *name)
 {
-	return strcmp(name, "jsonb") == 0 ? JSONBOID : cqrs_catalog_type(name);
+	if (strcmp(name, "jsonb") == 0)
+		return JSONBOID;
+	if (strcmp(name, "void") == 0)
+		return VOIDOID;
+	return cqrs_catalog_type(name);
 }
 
 static Oid
-look_up(const Shape *shape, const char *name)
+look_up(const Shape *shape, const char *name, bool missing_ok)
 {
 	Oid			args[MAX_ARGS];
 	Oid			function;
@@ -232,7 +283,7 @@ look_up(const Shape *shape, const char *name)
 	for (int i = 0; i < shape->nargs; i++)
 		args[i] = type_oid(shape->args[i]);
 	function = LookupFuncName(cqrs_qualified_name(name), shape->nargs, args, true);
-	if (!OidIsValid(function))
+	if (!OidIsValid(function) && !missing_ok)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
 				 errmsg("there is no %s \"%s\"", shape->name, name),
@@ -277,7 +328,7 @@ check_handler(HandlerKind kind, Oid function, Oid owner)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("function %s does not belong to role \"%s\"", format_procedure(function),
 						GetUserNameFromId(owner, false)),
-				 errdetail("A handler runs with the rights of the owner of the entity, so it must be his."),
+				 errdetail("A handler runs with the rights of this role, so it must be its own."),
 				 errhint("ALTER FUNCTION %s OWNER TO %s.", format_procedure(function),
 						 quote_identifier(GetUserNameFromId(owner, false)))));
 	ReleaseSysCache(tuple);

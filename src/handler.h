@@ -12,7 +12,10 @@ typedef enum HandlerKind
 {
 	HANDLER_COMMAND,
 	HANDLER_EVENT,
-	HANDLER_UPCAST
+	HANDLER_UPCAST,
+	HANDLER_PROJECT,			/* an event at a time */
+	HANDLER_PROJECT_ALL,		/* a batch of events at a time */
+	HANDLER_PREPARE
 } HandlerKind;
 
 typedef struct Handler
@@ -32,10 +35,12 @@ extern const char *cqrs_handler_kind_name(HandlerKind kind);
 
 /* Called at registration, as the one who registers. */
 extern char *cqrs_handler_find(HandlerKind kind, text *name, Oid owner);
+extern char *cqrs_handler_find_projection(text *name, Oid owner);
 extern char *cqrs_handler_pin_search_path(void);
 extern void cqrs_handler_warn_if_public(const char *signature);
 
 /* Called with what was registered, in a scope of our own. */
+extern HandlerKind cqrs_handler_projection_kind(const char *signature);
 extern void cqrs_handler_describe(const Handler *handler, StringInfo description);
 extern void cqrs_handler_resolve(Handler *handler, Oid owner);
 extern Datum cqrs_handler_call(Handler *handler, const Datum *args, bool *isnull);

@@ -28,6 +28,7 @@
 #include "position.h"
 #include "role.h"
 #include "statement.h"
+#include "worker.h"
 
 static bool known_as_ours = false;
 static Oid	identity_relid = InvalidOid;	/* that it was read from */
@@ -109,12 +110,13 @@ cqrs_raise_position(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(cqrs_position_raise_sequence());
 }
 
-/* Tells all sessions that the row in the table has changed. */
+/* Tells all sessions that the row in the table has changed, and has workers start. */
 PG_FUNCTION_INFO_V1(cqrs_identity_changed);
 Datum
 cqrs_identity_changed(PG_FUNCTION_ARGS)
 {
 	CacheInvalidateRelcacheByRelid(cqrs_catalog_relation("identity"));
+	cqrs_worker_look_at_commit();
 	PG_RETURN_VOID();
 }
 

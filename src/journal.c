@@ -66,6 +66,9 @@ static Statement insert_many_statement = {
 	.nargs = 1					/* cqrs.event[], whose OID is not fixed */
 };
 
+/* The scope of the innermost insert that is under way */
+static const RoleScope *insert_scope = NULL;
+
 static void event_values(const EntityKey *key, const Event *event, Datum *values, bool *nulls);
 static uint64 insert_one(const EntityKey *key, const Event *event);
 static uint64 insert_many(const EntityKey *key, const Event *events, int count);
@@ -222,22 +225,26 @@ void
 cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const Event *events, int count)
 {
 	MemoryContext context = CurrentMemoryContext;
+	const RoleScope *outer = insert_scope;
 	RoleScope	journal;
 	volatile uint64 stored = 0;
 
 	cqrs_role_enter_own(&journal, scope, cqrs_catalog_relation_owner(cqrs_journal_relid()));
 	SPI_connect();
+	insert_scope = &journal;
 	PG_TRY();
 	{
 		stored = count == 1 ? insert_one(key, events) : insert_many(key, events, count);
 	}
 	PG_CATCH();
 	{
+		insert_scope = outer;
 		MemoryContextSwitchTo(context);
 		explain_unique_violation(key, CopyErrorData());
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	insert_scope = outer;
 	SPI_finish();
 	cqrs_role_leave(&journal);
 	if (stored != (uint64) count)
@@ -247,6 +254,13 @@ cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const Event *e
 				 errdetail(UINT64_FORMAT " of %d events for entity \"%s\" of type \"%s\" were stored.", stored, count,
 						   text_to_cstring(key->entity_id), text_to_cstring(key->entity_type)),
 				 errhint("A trigger or rule on cqrs.journal must not suppress events; to refuse one, raise an error.")));
+}
+
+/* Whose rows a trigger on the journal sees: ours, or a restore's. */
+const RoleScope *
+cqrs_journal_insert_scope(void)
+{
+	return insert_scope;
 }
 
 /* Reads the last event with the active snapshot, as the effective role. */

@@ -58,6 +58,9 @@ extern void cqrs_journal_complete(const LastEvent *last, Event *events, int coun
 extern void cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const Event *events, int count);
 extern void cqrs_journal_end_write(void);
 
+/* Called by triggers on the journal; NULL where it is not us who inserts. */
+extern const RoleScope *cqrs_journal_insert_scope(void);
+
 extern void cqrs_journal_read_last(const EntityKey *key, LastEvent *last);
 extern Datum cqrs_journal_event_datum(const EntityKey *key, const Event *event);
 

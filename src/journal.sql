@@ -42,7 +42,11 @@ BEGIN
     END IF;
 
     -- What was kept about a journal that somebody dropped.
-    TRUNCATE cqrs.snapshot, cqrs.command_log;
+    TRUNCATE cqrs.snapshot, cqrs.command_log, cqrs.parked_entity;
+    UPDATE cqrs.projection SET start_position = 0, barrier = NULL, has_trigger = false, revision = revision + 1;
+    UPDATE cqrs.projection_offset o SET position = 0, replay_until = 0, parked = 0, revision = p.revision
+    FROM cqrs.projection p WHERE p.name = o.projection;
+    PERFORM cqrs.projections_changed();
     CREATE SEQUENCE cqrs.journal_position_seq;
     CREATE TABLE cqrs.journal OF cqrs.event (
         position WITH OPTIONS NOT NULL,

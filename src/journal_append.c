@@ -47,7 +47,7 @@ cqrs_append(PG_FUNCTION_ARGS)
 	Receipt		receipt = {0};
 
 	PreventCommandDuringRecovery("cqrs.append()");
-	cqrs_entity_lock_refuse_in_event_handler("append");
+	cqrs_entity_lock_refuse_effect("append");
 	cqrs_journal_check_key(&append.key, PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0),
 						   PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
 	if (PG_ARGISNULL(2))

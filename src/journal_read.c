@@ -21,6 +21,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "duration.h"
 #include "errors.h"
 #include "identity.h"
 #include "journal.h"
@@ -115,15 +116,11 @@ cqrs_wait_for_event(PG_FUNCTION_ARGS)
 {
 	int64		after;
 	int64		mark;
-	Interval   *timeout;
 	double		timeout_ms;
 
 	refuse_null(fcinfo, 0, "after_position");
 	refuse_null(fcinfo, 1, "timeout");
-	timeout = PG_GETARG_INTERVAL_P(1);
-	timeout_ms = timeout->time / 1000.0 +
-		(timeout->day + (double) timeout->month * DAYS_PER_MONTH) * SECS_PER_DAY * 1000.0;
-	timeout_ms = Min(Max(timeout_ms, 0), MAX_WAIT_MS);
+	timeout_ms = Min(Max(cqrs_duration_ms(PG_GETARG_INTERVAL_P(1)), 0), MAX_WAIT_MS);
 	cqrs_identity_refuse_if_held("cqrs.wait_for_event");
 	after = check_after_position(PG_GETARG_INT64(0));
 	if (cqrs_position_high_water_mark() <= after && cqrs_position_held_by_me())

@@ -12,10 +12,16 @@
 #include "identity.h"
 #include "position.h"
 #include "position_prepared.h"
+#include "projection_progress.h"
+#include "projection_registry.h"
+#include "projection_worker.h"
 #include "registry.h"
 #include "settings.h"
 #include "shmem.h"
 #include "state_cache.h"
+#include "worker.h"
+#include "worker_bar.h"
+#include "worker_launcher.h"
 
 PG_MODULE_MAGIC;
 
@@ -32,11 +38,17 @@ _PG_init(void)
 
 	cqrs_settings_init();
 	cqrs_registry_init();
+	cqrs_worker_init();
+	cqrs_worker_bar_init();
+	cqrs_worker_launcher_init();
 	cqrs_position_prepared_init();
 	cqrs_position_init();
 	cqrs_entity_lock_init();
 	cqrs_identity_init();
 	cqrs_entity_registry_init();
 	cqrs_state_cache_init();
+	cqrs_projection_registry_init();
+	cqrs_projection_progress_init();
+	cqrs_projection_worker_init();
 	cqrs_shmem_init();
 }

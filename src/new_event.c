@@ -9,14 +9,32 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/numeric.h"
 #include "utils/typcache.h"
 
 #include "compat.h"
 #include "new_event.h"
 
+static const Cause *current_cause = NULL;
+
 static void parse_element(HeapTupleHeader row, NewEvent *event);
 static bool is_json_null(Jsonb *value);
 static void push_string(JsonbParseState **state, const char *key, const char *value);
+static void push_cause(JsonbParseState **state);
+static void push_key(JsonbParseState **state, const char *key);
+
+/*
+ * Sets what the events that are written from now on are caused by, or NULL;
+ * returns what it was, which the caller puts back in PG_FINALLY.
+ */
+const Cause *
+cqrs_new_event_set_cause(const Cause *cause)
+{
+	const Cause *before = current_cause;
+
+	current_cause = cause;
+	return before;
+}
 
 /*
  * Takes apart a cqrs.new_event[].  The events refer to the array where they
@@ -115,7 +133,7 @@ cqrs_new_event_system_metadata(const char *sender, const pg_uuid_t *command_id)
 	JsonbParseState *state = NULL;
 	JsonbValue *object;
 
-	if (sender == NULL && command_id == NULL)
+	if (sender == NULL && command_id == NULL && current_cause == NULL)
 		return NULL;
 	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	if (sender)
@@ -123,8 +141,34 @@ cqrs_new_event_system_metadata(const char *sender, const pg_uuid_t *command_id)
 	if (command_id)
 		push_string(&state, "$command_id",
 					DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(command_id))));
+	if (current_cause)
+		push_cause(&state);
 	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
 	return JsonbValueToJsonb(object);
+}
+
+static void
+push_cause(JsonbParseState **state)
+{
+	JsonbValue	position = {.type = jbvNumeric};
+
+	push_key(state, "$causation");
+	(void) pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
+	push_string(state, current_cause->kind, current_cause->name);
+	push_key(state, "position");
+	position.val.numeric = int64_to_numeric(current_cause->position);
+	(void) pushJsonbValue(state, WJB_VALUE, &position);
+	(void) pushJsonbValue(state, WJB_END_OBJECT, NULL);
+}
+
+static void
+push_key(JsonbParseState **state, const char *key)
+{
+	JsonbValue	string = {.type = jbvString};
+
+	string.val.string.val = unconstify(char *, key);
+	string.val.string.len = strlen(key);
+	(void) pushJsonbValue(state, WJB_KEY, &string);
 }
 
 static void
@@ -132,9 +176,7 @@ push_string(JsonbParseState **state, const char *key, const char *value)
 {
 	JsonbValue	string = {.type = jbvString};
 
-	string.val.string.val = unconstify(char *, key);
-	string.val.string.len = strlen(key);
-	(void) pushJsonbValue(state, WJB_KEY, &string);
+	push_key(state, key);
 	string.val.string.val = unconstify(char *, value);
 	string.val.string.len = strlen(value);
 	(void) pushJsonbValue(state, WJB_VALUE, &string);

@@ -15,6 +15,16 @@ typedef struct NewEvent
 	Jsonb	   *metadata;		/* or NULL */
 } NewEvent;
 
+/* What has a handler called, for the metadata of the events that it writes. */
+typedef struct Cause
+{
+	const char *kind;			/* "projection" */
+	const char *name;
+	int64		position;		/* of the event; of the last one of a batch */
+} Cause;
+
+extern const Cause *cqrs_new_event_set_cause(const Cause *cause);
+
 extern NewEvent *cqrs_new_event_parse(Datum array, int *count);
 extern text *cqrs_new_event_check_name(text *name, const char *what);
 extern Jsonb *cqrs_new_event_check_data(Jsonb *data, const char *what);

@@ -60,6 +60,7 @@
 #include "role.h"
 #include "shmem.h"
 #include "statement.h"
+#include "worker.h"
 
 #define MAX_DATABASES		1024
 #define FALLBACK_WAKE_MS	1000	/* COMMIT PREPARED wakes nobody */
@@ -397,6 +398,7 @@ release_slot(bool committed)
 	pg_memory_barrier();
 	if (!proclist_is_empty(&my_database->moved.wakeup))
 		ConditionVariableBroadcast(&my_database->moved);
+	cqrs_worker_wake();
 }
 
 static Slot *

@@ -111,19 +111,27 @@ cqrs_registry_changed(Registry *registry)
 	CommandCounterIncrement();
 }
 
+/* Has everything read anew, in this session. */
+void
+cqrs_registry_invalidate(Registry *registry)
+{
+	registry->stale = true;
+	registry->changes++;
+}
+
 static void
 on_relcache_message(Datum arg, Oid relid)
 {
 	for (int i = 0; i < registry_count; i++)
 		if (relid == InvalidOid || relid == registries[i]->relid)
-			registries[i]->stale = true;
+			cqrs_registry_invalidate(registries[i]);
 }
 
 static void
 on_syscache_message(Datum arg, int cache, uint32 hash)
 {
 	for (int i = 0; i < registry_count; i++)
-		registries[i]->stale = true;
+		cqrs_registry_invalidate(registries[i]);
 }
 
 static void

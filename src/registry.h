@@ -24,6 +24,7 @@ typedef struct Registry
 	MemoryContext context;
 	Oid			relid;
 	bool		stale;
+	uint64		changes;		/* how often it became so */
 } Registry;
 
 /* Called by the init function of a concept; the registry must be static. */
@@ -38,5 +39,6 @@ extern Registered *cqrs_registry_find_again(Registry *registry, text *name);
 
 /* Called when the table or what it depends on was changed. */
 extern void cqrs_registry_changed(Registry *registry);
+extern void cqrs_registry_invalidate(Registry *registry);
 
 #endif

@@ -15,6 +15,10 @@
  *	- settings changed inside are rolled back at its end, and search_path is
  *	  pinned for its duration.
  *
+ * In a worker there is no caller whose rights could be borrowed, but a
+ * superuser's session; there the handler's role lasts until the transaction
+ * has been committed (cqrs_role_enter_until_commit).
+ *
  * What is left to an unfriendly handler is to be slow, and to take session-level
  * advisory locks, which the session keeps.
  *
@@ -65,6 +69,29 @@ cqrs_role_enter_handler(RoleScope *scope, const RoleScope *outer,
 	scope->caller_sec = outer->caller_sec;
 	switch_role(scope, role);
 	pin_search_path(scope, search_path);
+}
+
+/*
+ * Enters the scope of a worker's handler, which lasts until its transaction
+ * has been committed: what it defers, it does with its own rights.  So it may
+ * make temporary objects and defer triggers; it still cannot change the role.
+ */
+void
+cqrs_role_enter_until_commit(RoleScope *scope, Oid role, const char *search_path)
+{
+	GetUserIdAndSecContext(&scope->user, &scope->sec);
+	scope->caller = scope->user;
+	scope->caller_sec = scope->sec;
+	SetUserIdAndSecContext(role, scope->sec | SECURITY_LOCAL_USERID_CHANGE);
+	pin_search_path(scope, search_path);
+}
+
+/* Rolls back what the scope has set, but stays in its role. */
+void
+cqrs_role_restore_settings(RoleScope *scope)
+{
+	AtEOXact_GUC(false, scope->nest_level);
+	scope->nest_level = 0;
 }
 
 void

@@ -23,6 +23,8 @@ extern void cqrs_role_enter(RoleScope *scope, Oid role);
 extern void cqrs_role_enter_own(RoleScope *scope, const RoleScope *outer, Oid role);
 extern void cqrs_role_enter_handler(RoleScope *scope, const RoleScope *outer,
 									Oid role, const char *search_path);
+extern void cqrs_role_enter_until_commit(RoleScope *scope, Oid role, const char *search_path);
+extern void cqrs_role_restore_settings(RoleScope *scope);
 extern void cqrs_role_leave(const RoleScope *scope);
 
 #endif

@@ -16,7 +16,11 @@
 int			cqrs_command_retention_s;
 int			cqrs_state_cache_size_kb;
 int			cqrs_max_entity_locks;
+int			cqrs_projection_workers;
+int			cqrs_max_projection_partitions;
+int			cqrs_retry_delay_ms;
 bool		cqrs_allow_journal_changes;
+bool		cqrs_workers;
 
 typedef struct IntSetting
 {
@@ -51,6 +55,51 @@ static const IntSetting int_settings[] = {
 		"who comes second is told so by an error instead of waiting.",
 		&cqrs_max_entity_locks, 1000, 0, INT_MAX, PGC_SUSET, 0
 	},
+	{
+		"cqrs.projection_workers",
+		"How many background workers run the projections of a database.",
+		"For one database: ALTER DATABASE ... SET.  Each takes a slot of max_worker_processes.",
+		&cqrs_projection_workers, 1, 1, 64, PGC_SUSET, 0
+	},
+	{
+		"cqrs.max_projection_partitions",
+		"How many partitions the projections of all databases may have together.",
+		"Each takes about 700 bytes of shared memory.",
+		&cqrs_max_projection_partitions, 2048, 16, 1024 * 1024, PGC_POSTMASTER, 0
+	},
+	{
+		"cqrs.retry_delay",
+		"After how long a projection is tried again the first time that it fails.",
+		"The time doubles with each failure, up to 30 s, and is shortened at random by up to a half.",
+		&cqrs_retry_delay_ms, 200, 1, 30 * 1000, PGC_SIGHUP, GUC_UNIT_MS
+	},
+};
+
+typedef struct BoolSetting
+{
+	const char *name;
+	const char *summary;
+	const char *details;
+	bool	   *value;
+	bool		initial;
+	GucContext	context;
+} BoolSetting;
+
+static const BoolSetting bool_settings[] = {
+	{
+		"cqrs.allow_journal_changes",
+		"Lets UPDATE, DELETE and TRUNCATE of cqrs.journal through.",
+		"For repairs by hand.  The journal is the store of record: "
+		"snapshots and read models do not follow such a change.",
+		&cqrs_allow_journal_changes, false, PGC_SUSET
+	},
+	{
+		"cqrs.workers",
+		"Runs background workers.",
+		"Without them nothing is projected that is not projected by a trigger.  "
+		"To be turned off on a copy of a server that shall not act like the original.",
+		&cqrs_workers, true, PGC_SIGHUP
+	},
 };
 
 void
@@ -64,11 +113,12 @@ cqrs_settings_init(void)
 								s->initial, s->lowest, s->highest,
 								s->context, s->unit, NULL, NULL, NULL);
 	}
-	DefineCustomBoolVariable("cqrs.allow_journal_changes",
-							 "Lets UPDATE, DELETE and TRUNCATE of cqrs.journal through.",
-							 "For repairs by hand.  The journal is the store of record: "
-							 "snapshots and read models do not follow such a change.",
-							 &cqrs_allow_journal_changes, false,
-							 PGC_SUSET, 0, NULL, NULL, NULL);
+	for (int i = 0; i < lengthof(bool_settings); i++)
+	{
+		const BoolSetting *s = &bool_settings[i];
+
+		DefineCustomBoolVariable(s->name, s->summary, s->details, s->value,
+								 s->initial, s->context, 0, NULL, NULL, NULL);
+	}
 	MarkGUCPrefixReserved("cqrs");
 }

@@ -8,7 +8,11 @@
 extern int	cqrs_command_retention_s;
 extern int	cqrs_state_cache_size_kb;
 extern int	cqrs_max_entity_locks;
+extern int	cqrs_projection_workers;
+extern int	cqrs_max_projection_partitions;
+extern int	cqrs_retry_delay_ms;
 extern bool cqrs_allow_journal_changes;
+extern bool cqrs_workers;
 
 /* Called by module.c at load. */
 extern void cqrs_settings_init(void);

@@ -118,7 +118,7 @@ cqrs_state_apply(EntityType *entity, const EntityKey *key, const RoleScope *scop
 	Fold		fold;
 
 	cqrs_fold_begin(&fold, entity, key, scope, state);
-	cqrs_entity_lock_begin_handler(&running, NULL);
+	cqrs_entity_lock_begin_handler(&running, RUNNING_FOLD, NULL);
 	PG_TRY();
 	{
 		for (int i = 0; i < count; i++)
@@ -213,7 +213,7 @@ cqrs_take_snapshot(PG_FUNCTION_ARGS)
 	RoleScope	journal;
 
 	PreventCommandDuringRecovery("cqrs.take_snapshot()");
-	cqrs_entity_lock_refuse_in_event_handler("take_snapshot");
+	cqrs_entity_lock_refuse_effect("take_snapshot");
 	cqrs_journal_check_key(&key, PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0),
 						   PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
 	(void) cqrs_entity_registry_get_owned(key.entity_type);
@@ -324,7 +324,7 @@ fold_chunk(Fold *fold, const LastEvent *target, bool check_base, int64 from)
 	SPI_connect();
 	count = cqrs_statement_read(&chunk_statement, values, NULL, CHUNK);
 	rows = SPI_tuptable;
-	cqrs_entity_lock_begin_handler(&running, NULL);
+	cqrs_entity_lock_begin_handler(&running, RUNNING_FOLD, NULL);
 	PG_TRY();
 	{
 		MemoryContext old = MemoryContextSwitchTo(fold->garbage);

@@ -49,6 +49,16 @@ cqrs_statement_read_into(Statement *statement, Datum *values, const char *nulls,
 						 Tuplestorestate *rows)
 {
 	DestReceiver *dest = CreateDestReceiver(DestTuplestore);
+
+	SetTuplestoreDestReceiverParams(dest, rows, CurrentMemoryContext, false, NULL, NULL);
+	cqrs_statement_read_to(statement, values, nulls, dest);
+	dest->rDestroy(dest);
+}
+
+/* Runs a query with the active snapshot; the destination may stop it early. */
+void
+cqrs_statement_read_to(Statement *statement, Datum *values, const char *nulls, DestReceiver *dest)
+{
 	SPIExecuteOptions options = {.read_only = true, .dest = dest};
 	ParamListInfo params = makeParamList(statement->nargs);
 
@@ -62,12 +72,9 @@ cqrs_statement_read_into(Statement *statement, Datum *values, const char *nulls,
 		param->ptype = statement->argtypes[i];
 	}
 	options.params = params;
-	SetTuplestoreDestReceiverParams(dest, rows, CurrentMemoryContext, false, NULL, NULL);
-
 	prepare_plan(statement);
 	if (SPI_execute_plan_extended(statement->plan, &options) < 0)
 		elog(ERROR, "unexpected result of: %s", statement->sql);
-	dest->rDestroy(dest);
 }
 
 /* Runs a data-changing statement; returns how many rows it touched. */

@@ -8,7 +8,7 @@
 #include "executor/spi.h"
 #include "utils/tuplestore.h"
 
-#define CQRS_STATEMENT_MAX_ARGS 12
+#define CQRS_STATEMENT_MAX_ARGS 20
 
 typedef struct Statement
 {
@@ -24,6 +24,8 @@ extern uint64 cqrs_statement_read(Statement *statement, Datum *values,
 								  const char *nulls, long limit);
 extern void cqrs_statement_read_into(Statement *statement, Datum *values,
 									 const char *nulls, Tuplestorestate *rows);
+extern void cqrs_statement_read_to(Statement *statement, Datum *values,
+								   const char *nulls, DestReceiver *dest);
 extern uint64 cqrs_statement_write(Statement *statement, Datum *values,
 								   const char *nulls);
 extern void cqrs_statement_reset(Statement *statement);

@@ -1,0 +1,20 @@
+/*
+ * projection_forward.h
+ *		The next events of a partition, and those that were held back.
+ */
+#ifndef CQRS_PROJECTION_FORWARD_H
+#define CQRS_PROJECTION_FORWARD_H
+
+#include "projection_step.h"
+
+#define CQRS_PROJECTION_WINDOW	100000	/* positions read in one step at most */
+
+/* Works for cqrs_projection_step_run. */
+extern void cqrs_projection_forward(Step *step, void *unused);
+extern void cqrs_projection_forward_parked(Step *step, void *unused);
+
+/* Called by steps that read events for other reasons. */
+extern void cqrs_projection_forward_read(Step *step, int64 after, int64 up_to, int limit);
+extern int64 cqrs_projection_forward_from(const Step *step);
+
+#endif

@@ -1,0 +1,314 @@
+/*
+ * worker.c
+ *		Background workers: which databases want some, and which run.
+ *
+ * A static launcher (worker_launcher.c) starts a dynamic worker
+ * (worker_process.c) for each database that wants one.  Which do, nobody
+ * configures: whoever makes work in a database, by creating a projection, say,
+ * has the database looked at with his commit; and when the launcher starts it
+ * has all of them looked at.  To look is to connect, so a worker does it: it
+ * asks the kinds what they want, writes it down here, and leaves if that is
+ * nothing.
+ *
+ *	session		commits a change			look = true, wakes launcher and workers
+ *	launcher	look, or wanted > running	takes a slot, registers a worker
+ *	worker		starts						pid; looks; works; sleeps
+ *	session		commits events				wakes the workers that sleep
+ *	worker		leaves						frees its slot, wakes the launcher
+ *
+ * Shared state and who touches it:
+ *	databases[], slots[]	under the lock, exclusive to change.  The one
+ *							exception is a slot's sleeper: its worker writes
+ *							it, and whoever commits events reads it and the
+ *							slot's database without the lock.  A wrong guess
+ *							sets a latch for nothing.
+ *	launcher, resting, shortage		atomically
+ *
+ * A change is counted besides: a worker that is woken by the commit may look
+ * before the messages are sent by which caches learn of it, and then goes by
+ * the count.
+ *
+ * No wake-up is lost: a worker says that it sleeps, then looks once more for
+ * work, then sleeps; who commits makes the work visible, then looks who
+ * sleeps; both with a full barrier in between.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "utils/builtins.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "settings.h"
+#include "shmem.h"
+#include "worker.h"
+
+WorkerShared *cqrs_worker_shared;
+LWLock	   *cqrs_worker_lock;
+
+static const WorkerKind *kinds[CQRS_WORKER_KINDS];
+static int	kind_count = 0;
+static bool look_requested = false; /* by this transaction */
+
+static bool has_worker(void);
+static void on_transaction_end(XactEvent event, void *arg);
+static void request_look(void);
+static void wake_resting(void);
+static void free_dropped(void);
+
+static Size
+worker_size(void)
+{
+	return add_size(offsetof(WorkerShared, slots),
+					mul_size(max_worker_processes, sizeof(WorkerSlot)));
+}
+
+static void
+init_workers(void *area)
+{
+	WorkerShared *shared = area;
+
+	pg_atomic_init_u32(&shared->launcher, 0);
+	pg_atomic_init_u32(&shared->resting, 0);
+	pg_atomic_init_u32(&shared->shortage, 0);
+	ConditionVariableInit(&shared->left);
+	shared->slot_count = max_worker_processes;
+	for (int i = 0; i < shared->slot_count; i++)
+		pg_atomic_init_u32(&shared->slots[i].sleeper, 0);
+}
+
+void
+cqrs_worker_init(void)
+{
+	static const SharedArea area = {
+		"pg_cqrs workers", worker_size, init_workers, (void **) &cqrs_worker_shared, &cqrs_worker_lock
+	};
+
+	cqrs_shmem_register(&area);
+	RegisterXactCallback(on_transaction_end, NULL);
+}
+
+void
+cqrs_worker_register_kind(const WorkerKind *kind)
+{
+	if (kind_count == CQRS_WORKER_KINDS)
+		elog(ERROR, "more than %d kinds of workers", CQRS_WORKER_KINDS);
+	kinds[kind_count++] = kind;
+}
+
+const WorkerKind *
+cqrs_worker_kind(int kind)
+{
+	return kinds[kind];
+}
+
+int
+cqrs_worker_kind_count(void)
+{
+	return kind_count;
+}
+
+/*
+ * When this transaction commits, finds out what this database wants, and has
+ * its workers look at what they know.
+ */
+void
+cqrs_worker_look_at_commit(void)
+{
+	bool		known;
+
+	LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
+	known = cqrs_worker_database(MyDatabaseId, true) != NULL;
+	LWLockRelease(cqrs_worker_lock);
+	if (!known)
+	{
+		free_dropped();
+		LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
+		known = cqrs_worker_database(MyDatabaseId, true) != NULL;
+		LWLockRelease(cqrs_worker_lock);
+	}
+	if (!known)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("more than %d databases of this server want workers of pg_cqrs",
+						CQRS_WORKER_DATABASES)));
+	look_requested = true;
+}
+
+/*
+ * Wakes the workers of this database that sleep.  Called after what they
+ * shall find has become visible and a full barrier.
+ */
+void
+cqrs_worker_wake(void)
+{
+	for (int i = 0; i < cqrs_worker_shared->slot_count; i++)
+	{
+		WorkerSlot *slot = &cqrs_worker_shared->slots[i];
+
+		if (slot->database == MyDatabaseId)
+			cqrs_worker_wake_process(&slot->sleeper);
+	}
+	if (pg_atomic_read_u32(&cqrs_worker_shared->resting) > 0)
+		wake_resting();
+}
+
+/* Sets the latch of a process, if there is one. */
+void
+cqrs_worker_wake_process(pg_atomic_uint32 *process)
+{
+	uint32		number = pg_atomic_read_u32(process);
+
+	if (number != 0)
+		SetLatch(&GetPGProcByNumber(number - 1)->procLatch);
+}
+
+/* This process, as a sleeper. */
+uint32
+cqrs_worker_me(void)
+{
+	return (uint32) cqrs_my_proc_number() + 1;
+}
+
+/*
+ * The entry of a database; made if that is wanted and there is room, else
+ * NULL.  The caller holds the lock, exclusive if it is to be made.
+ */
+WorkerDatabase *
+cqrs_worker_database(Oid database, bool make)
+{
+	WorkerDatabase *unused = NULL;
+
+	for (int i = 0; i < CQRS_WORKER_DATABASES; i++)
+	{
+		WorkerDatabase *entry = &cqrs_worker_shared->databases[i];
+
+		if (entry->database == database)
+			return entry;
+		if (unused == NULL && !OidIsValid(entry->database))
+			unused = entry;
+	}
+	if (!make || unused == NULL)
+		return NULL;
+	memset(unused, 0, sizeof(WorkerDatabase));
+	unused->database = database;
+	return unused;
+}
+
+/* How this database stands with its workers, for people. */
+PG_FUNCTION_INFO_V1(cqrs_worker_state);
+Datum
+cqrs_worker_state(PG_FUNCTION_ARGS)
+{
+	const char *state = "starting";
+	WorkerDatabase *entry;
+
+	LWLockAcquire(cqrs_worker_lock, LW_SHARED);
+	entry = cqrs_worker_database(MyDatabaseId, false);
+	if (!cqrs_workers)
+		state = "off";
+	else if (entry && entry->barred > 0)
+		state = "barred";
+	else if (has_worker())
+		state = "running";
+	else if (entry && entry->resting)
+		state = "resting";
+	else if (entry && entry->waiting)
+		state = "waiting for a slot";
+	else if (entry && entry->not_before > GetCurrentTimestamp())
+		state = "restarting";
+	LWLockRelease(cqrs_worker_lock);
+	PG_RETURN_TEXT_P(cstring_to_text(state));
+}
+
+/* The caller holds the lock. */
+static bool
+has_worker(void)
+{
+	for (int i = 0; i < cqrs_worker_shared->slot_count; i++)
+		if (cqrs_worker_shared->slots[i].database == MyDatabaseId && cqrs_worker_shared->slots[i].pid != 0)
+			return true;
+	return false;
+}
+
+/* Runs after a commit has become visible; nothing here may fail. */
+static void
+on_transaction_end(XactEvent event, void *arg)
+{
+	if (!look_requested)
+		return;
+	if (event == XACT_EVENT_COMMIT)
+		request_look();
+	/* Who prepares has it looked at with COMMIT PREPARED (worker_bar.c). */
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		look_requested = false;
+}
+
+static void
+request_look(void)
+{
+	WorkerDatabase *entry;
+
+	LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
+	entry = cqrs_worker_database(MyDatabaseId, true);
+	if (entry)
+	{
+		entry->look = true;
+		entry->changes++;
+	}
+	LWLockRelease(cqrs_worker_lock);
+	cqrs_worker_wake();
+	cqrs_worker_wake_process(&cqrs_worker_shared->launcher);
+}
+
+/* The database of this session has work, but its workers gave their slots back. */
+static void
+wake_resting(void)
+{
+	WorkerDatabase *entry;
+	bool		rested;
+
+	LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
+	entry = cqrs_worker_database(MyDatabaseId, false);
+	rested = entry && entry->resting;
+	if (rested)
+	{
+		entry->resting = false;
+		pg_atomic_fetch_sub_u32(&cqrs_worker_shared->resting, 1);
+	}
+	LWLockRelease(cqrs_worker_lock);
+	if (rested)
+		cqrs_worker_wake_process(&cqrs_worker_shared->launcher);
+}
+
+/* Entries of databases that are no more make room. */
+static void
+free_dropped(void)
+{
+	for (int i = 0; i < CQRS_WORKER_DATABASES; i++)
+	{
+		WorkerDatabase *entry = &cqrs_worker_shared->databases[i];
+		Oid			database = entry->database;
+
+		if (!OidIsValid(database) || SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(database)))
+			continue;
+		LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
+		if (entry->database == database)
+			cqrs_worker_forget(entry);
+		LWLockRelease(cqrs_worker_lock);
+	}
+}
+
+/* Frees an entry; the caller holds the lock, exclusive. */
+void
+cqrs_worker_forget(WorkerDatabase *entry)
+{
+	if (entry->resting)
+		pg_atomic_fetch_sub_u32(&cqrs_worker_shared->resting, 1);
+	entry->database = InvalidOid;
+}

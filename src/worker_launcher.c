@@ -1,0 +1,458 @@
+/*
+ * worker_launcher.c
+ *		The launcher: starts workers in the databases that want some.
+ *
+ * One process for the server, connected to no database, from the end of
+ * recovery on: a standby has none until it is promoted.  It sleeps until
+ * somebody sets its latch: a session that made work, a worker that left, the
+ * postmaster when a worker it was to start has started or has not.
+ *
+ * When there are fewer slots for workers than databases that want one, the
+ * shortage is announced: idle workers give their slot back, busy ones after a
+ * turn, and the database that was served longest ago is next.  So every
+ * database gets its turn, and the log says once that slots are short.
+ *
+ * A worker that fails is started again after a while that doubles with each
+ * failure in a row.  Nothing is lost by that: what it was doing is undone.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "settings.h"
+#include "worker.h"
+#include "worker_launcher.h"
+
+#define RESTART_S		5
+#define SHORTAGE_WAIT_MS	1000	/* others return slots without telling us */
+
+/* What is to be started. */
+typedef struct Start
+{
+	Oid			database;
+	int			kind;
+	int			index;
+	TimestampTz served_at;		/* of its database */
+} Start;
+
+typedef struct StartList
+{
+	Start	   *starts;
+	int			capacity;
+	int			count;
+} StartList;
+
+static BackgroundWorkerHandle **handles;	/* by slot */
+static List *unlooked = NIL;	/* databases to be looked at when there is
+								 * room */
+static bool warned_of_shortage = false;
+
+PGDLLEXPORT void cqrs_worker_launcher_main(Datum arg);
+
+static void on_exit_launcher(int code, Datum arg);
+static void reload_settings(void);
+static void look_at_all(void);
+static void look_at_unlooked(void);
+static long start_wanted(void);
+static void free_unstarted(void);
+static long list_starts(StartList *list);
+static void add_starts_of(const WorkerDatabase *entry, StartList *list);
+static void add_start(const WorkerDatabase *entry, int kind, int index, StartList *list);
+static bool is_running(Oid database, int kind, int index);
+static int	compare_starts(const void *a, const void *b);
+static bool may_connect(Oid database);
+static void forget_database(Oid database);
+static bool start_worker(const Start *start);
+static int	take_slot(const Start *start);
+static void free_slot(int slot);
+static void announce_shortage(const StartList *list, int started);
+
+void
+cqrs_worker_launcher_init(void)
+{
+	BackgroundWorker worker = {
+		.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION,
+		.bgw_start_time = BgWorkerStart_RecoveryFinished,
+		.bgw_restart_time = RESTART_S,
+		.bgw_name = "pg_cqrs launcher",
+		.bgw_type = "pg_cqrs launcher",
+		.bgw_library_name = "pg_cqrs",
+		.bgw_function_name = "cqrs_worker_launcher_main"
+	};
+
+	/* pg_upgrade's servers shall only be looked at. */
+	if (!IsBinaryUpgrade)
+		RegisterBackgroundWorker(&worker);
+}
+
+void
+cqrs_worker_launcher_main(Datum arg)
+{
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	handles = MemoryContextAllocZero(TopMemoryContext,
+									 sizeof(BackgroundWorkerHandle *) * cqrs_worker_shared->slot_count);
+	before_shmem_exit(on_exit_launcher, (Datum) 0);
+	pg_atomic_write_u32(&cqrs_worker_shared->launcher, cqrs_worker_me());
+
+	look_at_all();
+	while (!ShutdownRequestPending)
+	{
+		long		wait_ms;
+
+		reload_settings();
+		wait_ms = start_wanted();
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (wait_ms >= 0 ? WL_TIMEOUT : 0),
+						 wait_ms, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	proc_exit(0);
+}
+
+static void
+on_exit_launcher(int code, Datum arg)
+{
+	pg_atomic_write_u32(&cqrs_worker_shared->launcher, 0);
+}
+
+static void
+reload_settings(void)
+{
+	bool		were_on = cqrs_workers;
+
+	if (!ConfigReloadPending)
+		return;
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+	if (cqrs_workers && !were_on)
+		look_at_all();
+}
+
+/* What the databases want is not known when the server, or we, have just started. */
+static void
+look_at_all(void)
+{
+	Relation	relation;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	relation = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(relation, 0, NULL);
+	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+		unlooked = list_append_unique_oid(unlooked, ((Form_pg_database) GETSTRUCT(tuple))->oid);
+		MemoryContextSwitchTo(old);
+	}
+	table_endscan(scan);
+	table_close(relation, AccessShareLock);
+	CommitTransactionCommand();
+}
+
+/* What was looked at and wants nothing makes room for the next. */
+static void
+look_at_unlooked(void)
+{
+	bool		room = true;
+
+	LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
+	while (unlooked && room)
+	{
+		WorkerDatabase *entry = cqrs_worker_database(llast_oid(unlooked), true);
+
+		room = entry != NULL;
+		if (room)
+		{
+			entry->look = true;
+			unlooked = list_delete_last(unlooked);
+		}
+	}
+	LWLockRelease(cqrs_worker_lock);
+}
+
+/* Starts what can be started; returns when to try again, -1: when woken. */
+static long
+start_wanted(void)
+{
+	StartList	list = {.capacity = cqrs_worker_shared->slot_count + CQRS_WORKER_DATABASES};
+	long		wait_ms;
+	int			started;
+
+	free_unstarted();
+	if (!cqrs_workers)
+		return -1;
+	look_at_unlooked();
+	list.starts = palloc(sizeof(Start) * list.capacity);
+	wait_ms = list_starts(&list);
+	qsort(list.starts, list.count, sizeof(Start), compare_starts);
+	for (started = 0; started < list.count; started++)
+	{
+		if (!may_connect(list.starts[started].database))
+			forget_database(list.starts[started].database);
+		else if (!start_worker(&list.starts[started]))
+			break;
+	}
+	announce_shortage(&list, started);
+	pfree(list.starts);
+	return started < list.count ? SHORTAGE_WAIT_MS : wait_ms;
+}
+
+/* Frees the slots of workers that the postmaster could not start. */
+static void
+free_unstarted(void)
+{
+	for (int i = 0; i < cqrs_worker_shared->slot_count; i++)
+	{
+		pid_t		pid;
+
+		if (handles[i] == NULL || GetBackgroundWorkerPid(handles[i], &pid) != BGWH_STOPPED)
+			continue;
+		pfree(handles[i]);
+		handles[i] = NULL;
+		LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
+		if (OidIsValid(cqrs_worker_shared->slots[i].database) && cqrs_worker_shared->slots[i].pid == 0)
+			free_slot(i);
+		LWLockRelease(cqrs_worker_lock);
+	}
+}
+
+/* Returns when the next that has failed may be started; -1: none has. */
+static long
+list_starts(StartList *list)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	long		wait_ms = -1;
+
+	LWLockAcquire(cqrs_worker_lock, LW_SHARED);
+	for (int i = 0; i < CQRS_WORKER_DATABASES; i++)
+	{
+		WorkerDatabase *entry = &cqrs_worker_shared->databases[i];
+
+		if (!OidIsValid(entry->database) || entry->barred > 0 || (entry->resting && !entry->look))
+			continue;
+		if (entry->not_before > now)
+		{
+			long		left = TimestampDifferenceMilliseconds(now, entry->not_before);
+
+			wait_ms = wait_ms < 0 ? left : Min(wait_ms, left);
+		}
+		else
+			add_starts_of(entry, list);
+	}
+	LWLockRelease(cqrs_worker_lock);
+	return wait_ms;
+}
+
+/* A database that has to be looked at gets one worker, unless it has some. */
+static void
+add_starts_of(const WorkerDatabase *entry, StartList *list)
+{
+	bool		running = false;
+
+	for (int kind = 0; kind < cqrs_worker_kind_count(); kind++)
+		for (int index = 0; index < entry->wanted[kind]; index++)
+		{
+			if (is_running(entry->database, kind, index))
+				running = true;
+			else
+				add_start(entry, kind, index, list);
+		}
+	if (entry->look && !running && entry->wanted[0] == 0 && !is_running(entry->database, 0, 0))
+		add_start(entry, 0, 0, list);
+}
+
+static void
+add_start(const WorkerDatabase *entry, int kind, int index, StartList *list)
+{
+	Start	   *start;
+
+	if (list->count == list->capacity)
+		return;
+	start = &list->starts[list->count++];
+	start->database = entry->database;
+	start->kind = kind;
+	start->index = index;
+	start->served_at = entry->served_at;
+}
+
+static bool
+is_running(Oid database, int kind, int index)
+{
+	for (int i = 0; i < cqrs_worker_shared->slot_count; i++)
+	{
+		WorkerSlot *slot = &cqrs_worker_shared->slots[i];
+
+		if (slot->database == database && slot->kind == kind && slot->index == index)
+			return true;
+	}
+	return false;
+}
+
+/* The first workers of all databases, then the second ones; who waits longest first. */
+static int
+compare_starts(const void *a, const void *b)
+{
+	const Start *left = a;
+	const Start *right = b;
+
+	if (left->index != right->index)
+		return left->index < right->index ? -1 : 1;
+	if (left->served_at != right->served_at)
+		return left->served_at < right->served_at ? -1 : 1;
+	return left->database < right->database ? -1 : left->database > right->database;
+}
+
+/* No worker stays in a template, or where nobody may connect. */
+static bool
+may_connect(Oid database)
+{
+	HeapTuple	tuple;
+	bool		may = false;
+
+	StartTransactionCommand();
+	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	if (HeapTupleIsValid(tuple))
+	{
+		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
+
+		may = !form->datistemplate && form->datallowconn;
+		ReleaseSysCache(tuple);
+	}
+	CommitTransactionCommand();
+	return may;
+}
+
+static void
+forget_database(Oid database)
+{
+	WorkerDatabase *entry;
+
+	LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
+	entry = cqrs_worker_database(database, false);
+	if (entry && entry->barred == 0)
+		cqrs_worker_forget(entry);
+	LWLockRelease(cqrs_worker_lock);
+}
+
+/* False when there is no slot. */
+static bool
+start_worker(const Start *start)
+{
+	BackgroundWorker worker = {
+		.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION,
+		.bgw_start_time = BgWorkerStart_RecoveryFinished,
+		.bgw_restart_time = BGW_NEVER_RESTART,
+		.bgw_library_name = "pg_cqrs",
+		.bgw_function_name = "cqrs_worker_main",
+		.bgw_notify_pid = MyProcPid
+	};
+	MemoryContext old;
+	int			slot = take_slot(start);
+	bool		registered;
+
+	if (slot < 0)
+		return false;
+	snprintf(worker.bgw_type, BGW_MAXLEN, "pg_cqrs %s worker", cqrs_worker_kind(start->kind)->name);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "pg_cqrs %s worker %d of database %u",
+			 cqrs_worker_kind(start->kind)->name, start->index + 1, start->database);
+	worker.bgw_main_arg = Int32GetDatum(slot);
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	registered = RegisterDynamicBackgroundWorker(&worker, &handles[slot]);
+	MemoryContextSwitchTo(old);
+	if (!registered)
+	{
+		LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
+		free_slot(slot);
+		LWLockRelease(cqrs_worker_lock);
+	}
+	return registered;
+}
+
+/* Negative if all are taken, or if the database was barred meanwhile. */
+static int
+take_slot(const Start *start)
+{
+	WorkerDatabase *entry;
+	int			found = -1;
+
+	LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
+	entry = cqrs_worker_database(start->database, false);
+	for (int i = 0; entry && entry->barred == 0 && i < cqrs_worker_shared->slot_count; i++)
+	{
+		WorkerSlot *slot = &cqrs_worker_shared->slots[i];
+
+		if (OidIsValid(slot->database) || handles[i])
+			continue;
+		slot->database = start->database;
+		slot->kind = start->kind;
+		slot->index = start->index;
+		slot->pid = 0;
+		slot->leave = false;
+		entry->served_at = GetCurrentTimestamp();
+		entry->waiting = false;
+		found = i;
+		break;
+	}
+	LWLockRelease(cqrs_worker_lock);
+	return found;
+}
+
+/* The caller holds the lock, exclusive. */
+static void
+free_slot(int slot)
+{
+	cqrs_worker_shared->slots[slot].database = InvalidOid;
+	ConditionVariableBroadcast(&cqrs_worker_shared->left);
+}
+
+/* Says it once, until all have been served again. */
+static void
+announce_shortage(const StartList *list, int started)
+{
+	LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
+	for (int i = started; i < list->count; i++)
+	{
+		WorkerDatabase *entry = cqrs_worker_database(list->starts[i].database, false);
+
+		if (entry)
+			entry->waiting = true;
+	}
+	LWLockRelease(cqrs_worker_lock);
+	pg_atomic_write_u32(&cqrs_worker_shared->shortage, started < list->count);
+	if (started == list->count)
+	{
+		warned_of_shortage = false;
+		return;
+	}
+	if (warned_of_shortage)
+		return;
+	warned_of_shortage = true;
+	ereport(WARNING,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("there are too few background workers for pg_cqrs"),
+			 errdetail("%d more would be started; until then databases take turns.", list->count - started),
+			 errhint("Raise max_worker_processes (now %d) and restart the server.", max_worker_processes)));
+}
