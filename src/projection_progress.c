@@ -192,7 +192,7 @@ cqrs_projection_progress_reached(ProjectionProgress *progress, int64 revision, i
 }
 
 void
-cqrs_projection_progress_count(ProjectionProgress *progress, int events)
+cqrs_projection_progress_count(ProjectionProgress *progress, int64 events)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	double		seconds;

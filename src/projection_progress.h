@@ -67,7 +67,7 @@ extern void cqrs_projection_progress_changed(bool (*exists) (const char *project
 
 /* Called by who is at the partition. */
 extern void cqrs_projection_progress_reached(ProjectionProgress *progress, int64 revision, int64 position);
-extern void cqrs_projection_progress_count(ProjectionProgress *progress, int events);
+extern void cqrs_projection_progress_count(ProjectionProgress *progress, int64 events);
 extern void cqrs_projection_progress_failed(ProjectionProgress *progress, const ErrorData *error);
 extern void cqrs_projection_progress_rebuild(ProjectionProgress *progress, int64 events, int64 position, int64 target);
 

@@ -139,6 +139,7 @@ cqrs_projection_step_apply(Step *step)
 	cqrs_projection_batch_apply(&step->application);
 	if (step->timeout_ms > 0)
 		disable_timeout(STATEMENT_TIMEOUT, false);
+	step->events += step->batch.count;
 	if (cqrs_position_held_by_me())
 		ForceSyncCommit();
 }

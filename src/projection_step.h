@@ -40,6 +40,7 @@ typedef struct Step
 	bool		leased;
 	ProjectionOffset leased_offset; /* as it was then */
 	int64		reached;
+	int64		events;			/* that the handler was called for */
 } Step;
 
 typedef void (*StepWork) (Step *step, void *arg);

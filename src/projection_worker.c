@@ -297,8 +297,8 @@ do_work(Partition *partition, StepWork work)
 	{
 		cqrs_projection_failure_cleared(&step);
 		cqrs_projection_progress_reached(progress, partition->offset.revision, step.reached);
-		if (step.batch.count > 0)
-			cqrs_projection_progress_count(progress, step.batch.count);
+		if (step.events > 0)
+			cqrs_projection_progress_count(progress, step.events);
 		cqrs_worker_process_succeeded();
 	}
 	if (progress->rebuild_started_at != 0)
