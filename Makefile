@@ -12,8 +12,8 @@ WRITE    = slice position_prepared position entity_lock new_event journal \
 READ     = projection_registry projection_progress projection_batch \
            projection_offset projection_step projection_failure \
            projection_forward projection_split projection_rebuild \
-           projection_sync projection projection_control projection_wait \
-           projection_worker projection_status
+           projection_sync projection_settings projection projection_control \
+           projection_wait projection_worker projection_status
 CONCEPTS = $(BASE) $(WRITE) monitor $(READ) access module
 
 MODULE_big = $(EXTENSION)

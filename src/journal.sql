@@ -43,7 +43,7 @@ BEGIN
 
     -- What was kept about a journal that somebody dropped.
     TRUNCATE cqrs.snapshot, cqrs.command_log, cqrs.parked_entity;
-    UPDATE cqrs.projection SET start_position = 0, barrier = NULL, has_trigger = false, revision = revision + 1;
+    UPDATE cqrs.projection SET start_position = 0, barrier = NULL, has_trigger = false, revision = nextval('cqrs.revision_seq');
     UPDATE cqrs.projection_offset o SET position = 0, replay_until = 0, parked = 0, revision = p.revision
     FROM cqrs.projection p WHERE p.name = o.projection;
     PERFORM cqrs.projections_changed();

@@ -14,52 +14,34 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/regproc.h"
-#include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
-#include "utils/varlena.h"
 
 #include "catalog.h"
 #include "compat.h"
-#include "duration.h"
 #include "journal.h"
 #include "new_event.h"
 #include "position.h"
 #include "projection.h"
 #include "projection_progress.h"
+#include "projection_settings.h"
 #include "projection_split.h"
 #include "projection_sync.h"
 #include "statement.h"
 #include "worker.h"
 
-#define MAX_BATCH_SIZE	10000
-#define MAX_PARTITIONS	64
-
-/* Arguments of cqrs.create_projection and cqrs.alter_projection */
-enum
-{
-	NAME, HANDLER, ENTITY_TYPES, EVENT_TYPES, MODE, TABLES, BATCH_SIZE, PARTITIONS, ON_FAILURE, MAX_RETRIES,
-	MAX_PARKED, HANDLER_TIMEOUT, REPLAY_SIDE_EFFECTS,
-	START_POSITION, PREPARE,	/* of create */
-	OWNER = START_POSITION		/* of alter */
-};
-
 static Statement create_statement = {
 	.sql = "INSERT INTO cqrs.projection (name, handler, entity_types, event_types, mode, tables, batch_size, partitions,"
 	" on_failure, max_retries, max_parked, handler_timeout, replay_side_effects, start_position, prepare,"
 	" owner, search_path)"
-	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) ON CONFLICT DO NOTHING",
+	" VALUES ($1, $2, nullif($3, '{}'), nullif($4, '{}'), $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) ON CONFLICT DO NOTHING RETURNING revision",
 	.nargs = 17,
 	.argtypes = {
 		TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID, TEXTARRAYOID, INT4OID, INT4OID, TEXTOID, INT4OID,
@@ -69,7 +51,7 @@ static Statement create_statement = {
 
 /* An empty array takes a filter away. */
 static Statement alter_statement = {
-	.sql = "UPDATE cqrs.projection SET revision = revision + 1, handler = coalesce($2, handler),"
+	.sql = "UPDATE cqrs.projection SET revision = nextval('cqrs.revision_seq'), handler = coalesce($2, handler),"
 	" search_path = coalesce($15, search_path),"
 	" entity_types = CASE WHEN $3 IS NULL THEN entity_types ELSE nullif($3, '{}') END,"
 	" event_types = CASE WHEN $4 IS NULL THEN event_types ELSE nullif($4, '{}') END,"
@@ -87,7 +69,7 @@ static Statement alter_statement = {
 };
 
 static Statement trigger_statement = {
-	.sql = "UPDATE cqrs.projection SET has_trigger = $2, revision = revision + 1 WHERE name = $1",
+	.sql = "UPDATE cqrs.projection SET has_trigger = $2, revision = nextval('cqrs.revision_seq') WHERE name = $1",
 	.nargs = 2,
 	.argtypes = {TEXTOID, BOOLOID}
 };
@@ -105,6 +87,12 @@ static Statement revise_statement = {
 	.argtypes = {TEXTOID}
 };
 
+static Statement reached_statement = {
+	.sql = "UPDATE cqrs.projection_offset SET position = $3 WHERE projection = $1 AND slice = $2",
+	.nargs = 3,
+	.argtypes = {TEXTOID, INT4OID, INT8OID}
+};
+
 static Statement drop_statement = {
 	.sql = "WITH offsets AS (DELETE FROM cqrs.projection_offset WHERE projection = $1),"
 	" parked AS (DELETE FROM cqrs.parked_entity WHERE projection = $1)"
@@ -113,15 +101,7 @@ static Statement drop_statement = {
 	.argtypes = {TEXTOID}
 };
 
-static void check_settings(FunctionCallInfo fcinfo);
-static void check_number(FunctionCallInfo fcinfo, int argument, const char *what, int lowest, int highest);
-static void check_word(FunctionCallInfo fcinfo, int argument, const char *what, const char *words);
-static void check_names(FunctionCallInfo fcinfo, int argument, const char *what);
-static void check_timeout(FunctionCallInfo fcinfo);
 static int64 start_position(FunctionCallInfo fcinfo);
-static void check_may_read(Oid role);
-static Datum qualified_tables(FunctionCallInfo fcinfo, Oid owner);
-static char *qualified_table(const char *name, Oid owner);
 static void run_prepare(const char *signature);
 static bool is_sync(FunctionCallInfo fcinfo);
 static void attach(text *name, int64 after);
@@ -130,6 +110,7 @@ static void check_alter(FunctionCallInfo fcinfo, const Projection *projection);
 static void refuse_partitions(const char *name);
 static void change_owner(FunctionCallInfo fcinfo, const Projection *projection, const char *signature);
 static bool concerns_trigger(FunctionCallInfo fcinfo);
+static void bring_up_to_date(const char *name, int count);
 static void change_partitions(const ProjectionChange *change);
 static void update(Statement *statement, Datum *values, const char *nulls);
 
@@ -141,6 +122,7 @@ cqrs_create_projection(PG_FUNCTION_ARGS)
 	Datum		values[17];
 	char		nulls[17];
 	NameData	owner;
+	int64		revision;
 	RoleScope	scope;
 
 	for (int i = HANDLER; i <= REPLAY_SIDE_EFFECTS; i++)
@@ -149,11 +131,11 @@ cqrs_create_projection(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("a setting of projection \"%s\" is NULL", text_to_cstring(name)),
 					 errhint("Name a handler, and leave out what shall have its default.")));
-	check_settings(fcinfo);
+	cqrs_projection_settings_check(fcinfo);
 	if (is_sync(fcinfo) && PG_GETARG_INT32(PARTITIONS) > 1)
 		refuse_partitions(text_to_cstring(name));
 	cqrs_journal_ensure();
-	check_may_read(GetUserId());
+	cqrs_projection_settings_check_may_read(GetUserId());
 	namestrcpy(&owner, GetUserNameFromId(GetUserId(), false));
 
 	for (int i = 0; i < 17; i++)
@@ -171,7 +153,7 @@ cqrs_create_projection(PG_FUNCTION_ARGS)
 		run_prepare(signature);
 		values[PREPARE] = CStringGetTextDatum(signature);
 	}
-	values[TABLES] = qualified_tables(fcinfo, GetUserId());
+	values[TABLES] = cqrs_projection_settings_tables(fcinfo, GetUserId());
 	nulls[TABLES] = ' ';
 	values[15] = NameGetDatum(&owner);
 	values[16] = CStringGetTextDatum(cqrs_handler_pin_search_path());
@@ -183,8 +165,9 @@ cqrs_create_projection(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("projection \"%s\" already exists", text_to_cstring(name)),
 				 errhint("cqrs.alter_projection changes it, cqrs.drop_projection drops it.")));
+	revision = DatumGetInt64(cqrs_statement_column(0, 1, NULL));
 	cqrs_projection_progress_reserve(PG_GETARG_INT32(PARTITIONS));
-	cqrs_projection_split_make(name, PG_GETARG_INT32(PARTITIONS), DatumGetInt64(values[START_POSITION]), 1);
+	cqrs_projection_split_make(name, PG_GETARG_INT32(PARTITIONS), DatumGetInt64(values[START_POSITION]), revision);
 	cqrs_projection_registry_changed();
 	if (is_sync(fcinfo))
 		attach(name, DatumGetInt64(values[START_POSITION]));
@@ -207,7 +190,7 @@ cqrs_alter_projection(PG_FUNCTION_ARGS)
 	Datum		values[15] = {0};
 	char		nulls[15];
 
-	check_settings(fcinfo);
+	cqrs_projection_settings_check(fcinfo);
 	for (int i = NAME; i <= OWNER; i++)
 	{
 		values[i] = PG_GETARG_DATUM(i);
@@ -222,7 +205,7 @@ cqrs_alter_projection(PG_FUNCTION_ARGS)
 		nulls[14] = ' ';
 	}
 	if (!PG_ARGISNULL(TABLES))
-		values[TABLES] = qualified_tables(fcinfo, before->owner);
+		values[TABLES] = cqrs_projection_settings_tables(fcinfo, before->owner);
 	if (!PG_ARGISNULL(OWNER))
 		change_owner(fcinfo, before, signature);
 
@@ -276,6 +259,8 @@ cqrs_projection_begin_change(ProjectionChange *change, text *name)
 	memset(change, 0, sizeof(ProjectionChange));
 	cqrs_role_enter(&change->scope, cqrs_catalog_extension_owner());
 	SPI_connect();
+	bring_up_to_date(projection->name, cqrs_projection_offset_lock_all(name));
+	/* Once more, for where they are now. */
 	count = cqrs_projection_offset_lock_all(name);
 	for (int i = 0; i < count; i++)
 	{
@@ -290,6 +275,34 @@ cqrs_projection_begin_change(ProjectionChange *change, text *name)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("projection \"%s\" was dropped or given away meanwhile", text_to_cstring(name)),
 				 errhint("Look at it again.")));
+}
+
+/*
+ * Moves offsets to where their partitions have read, for the sake of events
+ * that the projection did not want: a new filter is about what comes after.
+ */
+static void
+bring_up_to_date(const char *name, int count)
+{
+	Datum	   *values = palloc(sizeof(Datum) * 3 * Max(count, 1));
+	int			behind = 0;
+
+	for (int i = 0; i < count; i++)
+	{
+		int			slice = DatumGetInt32(cqrs_statement_column(i, 1, NULL));
+		ProjectionProgress *progress = cqrs_projection_progress_find(name, slice);
+		int64		reached = progress ?
+		cqrs_projection_progress_read(progress, DatumGetInt64(cqrs_statement_column(i, 5, NULL))) : 0;
+
+		if (reached <= DatumGetInt64(cqrs_statement_column(i, 3, NULL)))
+			continue;
+		values[3 * behind] = CStringGetTextDatum(name);
+		values[3 * behind + 1] = Int32GetDatum(slice);
+		values[3 * behind + 2] = Int64GetDatum(reached);
+		behind++;
+	}
+	for (int i = 0; i < behind; i++)
+		(void) cqrs_statement_write(&reached_statement, values + 3 * i, NULL);
 }
 
 /* Gives the offsets the definition's revision, and tells the workers. */
@@ -319,86 +332,6 @@ cqrs_projection_name_argument(FunctionCallInfo fcinfo)
 	return name;
 }
 
-/* ---- settings ---- */
-
-/* NULL stands for a setting that is left as it is. */
-static void
-check_settings(FunctionCallInfo fcinfo)
-{
-	check_names(fcinfo, ENTITY_TYPES, "entity_types");
-	check_names(fcinfo, EVENT_TYPES, "event_types");
-	check_names(fcinfo, TABLES, "tables");
-	check_word(fcinfo, MODE, "mode", "async, sync");
-	check_word(fcinfo, ON_FAILURE, "on_failure", "park, stop, skip");
-	check_number(fcinfo, BATCH_SIZE, "batch_size", 1, MAX_BATCH_SIZE);
-	check_number(fcinfo, PARTITIONS, "partitions", 1, MAX_PARTITIONS);
-	check_number(fcinfo, MAX_RETRIES, "max_retries", 0, PG_INT32_MAX);
-	check_number(fcinfo, MAX_PARKED, "max_parked", 0, PG_INT32_MAX);
-	check_timeout(fcinfo);
-}
-
-static void
-check_number(FunctionCallInfo fcinfo, int argument, const char *what, int lowest, int highest)
-{
-	if (!PG_ARGISNULL(argument) &&
-		(PG_GETARG_INT32(argument) < lowest || PG_GETARG_INT32(argument) > highest))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s is %d", what, PG_GETARG_INT32(argument)),
-				 errhint("Use a number from %d to %d.", lowest, highest)));
-}
-
-static void
-check_word(FunctionCallInfo fcinfo, int argument, const char *what, const char *words)
-{
-	char	   *word = PG_ARGISNULL(argument) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(argument));
-	List	   *known;
-	ListCell   *cell;
-
-	if (word == NULL)
-		return;
-	(void) SplitIdentifierString(pstrdup(words), ',', &known);
-	foreach(cell, known)
-		if (strcmp(lfirst(cell), word) == 0)
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("%s is \"%s\"", what, word),
-			 errhint("Use one of: %s.", words)));
-}
-
-static void
-check_names(FunctionCallInfo fcinfo, int argument, const char *what)
-{
-	Datum	   *names;
-	bool	   *nulls;
-	int			count;
-
-	if (PG_ARGISNULL(argument))
-		return;
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(argument), TEXTOID, -1, false, TYPALIGN_INT, &names, &nulls, &count);
-	for (int i = 0; i < count; i++)
-		if (nulls[i] || VARSIZE_ANY_EXHDR(DatumGetPointer(names[i])) == 0)
-			ereport(ERROR,
-					(errcode(nulls[i] ? ERRCODE_NULL_VALUE_NOT_ALLOWED : ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("a name in %s is %s", what, nulls[i] ? "NULL" : "empty")));
-}
-
-static void
-check_timeout(FunctionCallInfo fcinfo)
-{
-	double		ms;
-
-	if (PG_ARGISNULL(HANDLER_TIMEOUT))
-		return;
-	ms = cqrs_duration_ms(PG_GETARG_INTERVAL_P(HANDLER_TIMEOUT));
-	if (ms < 0 || ms > PG_INT32_MAX)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("handler_timeout is out of range"),
-				 errhint("Use up to %d days, or 0 for no limit.", PG_INT32_MAX / (1000 * SECS_PER_DAY))));
-}
-
 /* NULL is what comes from now on; the default is all there is. */
 static int64
 start_position(FunctionCallInfo fcinfo)
@@ -418,62 +351,11 @@ start_position(FunctionCallInfo fcinfo)
 	return start;
 }
 
-/* A handler sees events: a right that goes with SELECT. */
-static void
-check_may_read(Oid role)
-{
-	if (pg_class_aclcheck(cqrs_journal_relid(), role, ACL_SELECT) != ACLCHECK_OK ||
-		check_enable_rls(cqrs_journal_relid(), role, true) == RLS_ENABLED)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for the events of a projection"),
-				 errdetail("Role \"%s\" may not read all of cqrs.journal.", GetUserNameFromId(role, false)),
-				 errhint("It takes SELECT on cqrs.journal, without row security.")));
-}
-
-/* The tables that a rebuild empties, by names that mean the same to everybody. */
-static Datum
-qualified_tables(FunctionCallInfo fcinfo, Oid owner)
-{
-	Datum	   *names = NULL;
-	int			count = 0;
-
-	if (!PG_ARGISNULL(TABLES))
-		deconstruct_array(PG_GETARG_ARRAYTYPE_P(TABLES), TEXTOID, -1, false, TYPALIGN_INT, &names, NULL, &count);
-	for (int i = 0; i < count; i++)
-		names[i] = CStringGetTextDatum(qualified_table(TextDatumGetCString(names[i]), owner));
-	return PointerGetDatum(construct_array(names, count, TEXTOID, -1, false, TYPALIGN_INT));
-}
-
-static char *
-qualified_table(const char *name, Oid owner)
-{
-	RangeVar   *range = makeRangeVarFromNameList(cqrs_qualified_name(name));
-	Oid			relid = RangeVarGetRelid(range, NoLock, false);
-	char		kind = get_rel_relkind(relid);
-
-	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"%s\" is not a table", name),
-				 errhint("Name the tables that the projection fills; a rebuild empties them.")));
-	if (get_rel_persistence(relid) == RELPERSISTENCE_TEMP)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("temporary table \"%s\" cannot belong to a projection", name)));
-	if (pg_class_aclcheck(relid, owner, ACL_DELETE) != ACLCHECK_OK)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("role \"%s\" may not delete from table \"%s\"", GetUserNameFromId(owner, false), name),
-				 errhint("A rebuild empties the tables of a projection.")));
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid));
-}
-
 /* As the caller, who owns it. */
 static void
 run_prepare(const char *signature)
 {
-	Handler		handler = {.kind = HANDLER_PREPARE, .signature = pstrdup(signature), .context = CurrentMemoryContext};
+	Handler		handler = {.kind = HANDLER_PREPARE, .signature = pstrdup(signature)};
 	bool		isnull;
 
 	handler.context = AllocSetContextCreate(CurrentMemoryContext, "pg_cqrs handler", ALLOCSET_SMALL_SIZES);
@@ -554,12 +436,12 @@ change_owner(FunctionCallInfo fcinfo, const Projection *projection, const char *
 	Oid			owner = get_role_oid(NameStr(*PG_GETARG_NAME(OWNER)), false);
 
 	cqrs_check_may_give_to(GetUserId(), owner);
-	check_may_read(owner);
+	cqrs_projection_settings_check_may_read(owner);
 	(void) cqrs_handler_find(cqrs_handler_projection_kind(signature), cstring_to_text(signature), owner);
 	if (projection->prepare)
 		(void) cqrs_handler_find(HANDLER_PREPARE, cstring_to_text(projection->prepare->signature), owner);
 	for (int i = 0; i < projection->table_count; i++)
-		(void) qualified_table(projection->tables[i], owner);
+		(void) cqrs_projection_settings_table(projection->tables[i], owner);
 }
 
 /* The handler decides about rows or statement, filters about the WHEN clause. */

@@ -18,14 +18,14 @@
 #include "statement.h"
 
 static Statement pause_statement = {
-	.sql = "UPDATE cqrs.projection SET state = 'paused', revision = revision + 1 WHERE name = $1",
+	.sql = "UPDATE cqrs.projection SET state = 'paused', revision = nextval('cqrs.revision_seq') WHERE name = $1",
 	.nargs = 1,
 	.argtypes = {TEXTOID}
 };
 
 static Statement resume_statement = {
 	.sql = "UPDATE cqrs.projection SET state = 'running', last_error = NULL, last_sqlstate = NULL,"
-	" stopped_at = NULL, revision = revision + 1 WHERE name = $1",
+	" stopped_at = NULL, revision = nextval('cqrs.revision_seq') WHERE name = $1",
 	.nargs = 1,
 	.argtypes = {TEXTOID}
 };
@@ -39,14 +39,14 @@ static Statement reset_statement = {
 };
 
 static Statement revise_statement = {
-	.sql = "UPDATE cqrs.projection SET revision = revision + 1 WHERE name = $1",
+	.sql = "UPDATE cqrs.projection SET revision = nextval('cqrs.revision_seq') WHERE name = $1",
 	.nargs = 1,
 	.argtypes = {TEXTOID}
 };
 
 static Statement rebuild_statement = {
 	.sql = "UPDATE cqrs.projection SET rebuild = true, state = 'running', last_error = NULL, last_sqlstate = NULL,"
-	" stopped_at = NULL, revision = revision + 1 WHERE name = $1",
+	" stopped_at = NULL, revision = nextval('cqrs.revision_seq') WHERE name = $1",
 	.nargs = 1,
 	.argtypes = {TEXTOID}
 };

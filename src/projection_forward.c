@@ -11,8 +11,8 @@
  * positions.  A crash has it read those again.
  *
  * Events of parked entities, from where they are parked on, are left out.
- * When somebody wants them replayed they come in their order, up to the
- * offset; with the last of them the entity is not parked any more, and what
+ * When somebody wants them replayed they come in their order, up to where the
+ * partition has read, and the offset with them; with the last of them the entity is not parked any more, and what
  * follows comes with all the others.
  */
 #include "postgres.h"
@@ -125,7 +125,7 @@ cqrs_projection_forward_parked(Step *step, void *unused)
 	else
 	{
 		step->partition->retry_limit = 0;
-		release.position = offset->position;
+		release.position = cqrs_projection_forward_from(step);
 		(void) cqrs_statement_write(&release_parked_statement, entity, NULL);
 		cqrs_projection_offset_advance(offset, &release);
 	}
@@ -228,7 +228,8 @@ read_parked(Step *step, Datum *entity)
 	values[0] = PointerGetDatum(PG_DETOAST_DATUM_COPY(cqrs_statement_column(0, 1, NULL)));
 	values[1] = PointerGetDatum(PG_DETOAST_DATUM_COPY(cqrs_statement_column(0, 2, NULL)));
 	values[2] = cqrs_statement_column(0, 3, NULL);
-	values[3] = Int64GetDatum(offset->position);
+	/* What was read past the offset has left the entity out. */
+	values[3] = Int64GetDatum(cqrs_projection_forward_from(step));
 	values[4] = PointerGetDatum(projection->event_types);
 	entity[0] = PointerGetDatum(offset->projection);
 	entity[1] = values[0];

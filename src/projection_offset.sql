@@ -6,7 +6,7 @@ CREATE TABLE cqrs.projection_offset (
     next_slice integer NOT NULL,
     position bigint NOT NULL,
     replay_until bigint NOT NULL DEFAULT 0,
-    revision bigint NOT NULL DEFAULT 1,
+    revision bigint NOT NULL,
     parked integer NOT NULL DEFAULT 0,
     skipped bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (slice, projection),

@@ -242,16 +242,16 @@ cqrs_projection_progress_rebuild(ProjectionProgress *progress, int64 events, int
 	SpinLockRelease(&progress->mutex);
 }
 
-/* Has it been at that position, since its offset has that revision? */
-bool
-cqrs_projection_progress_has(ProjectionProgress *progress, int64 revision, int64 position)
+/* Up to where it is, since its offset has that revision; 0: not known. */
+int64
+cqrs_projection_progress_read(ProjectionProgress *progress, int64 revision)
 {
-	bool		has;
+	int64		reached;
 
 	SpinLockAcquire(&progress->mutex);
-	has = progress->revision == revision && progress->reached >= position;
+	reached = progress->revision == revision ? progress->reached : 0;
 	SpinLockRelease(&progress->mutex);
-	return has;
+	return reached;
 }
 
 /* The entries of this database, for the views. */

@@ -71,7 +71,7 @@ extern void cqrs_projection_progress_count(ProjectionProgress *progress, int64 e
 extern void cqrs_projection_progress_failed(ProjectionProgress *progress, const ErrorData *error);
 extern void cqrs_projection_progress_rebuild(ProjectionProgress *progress, int64 events, int64 position, int64 target);
 
-/* Called by who waits. */
-extern bool cqrs_projection_progress_has(ProjectionProgress *progress, int64 revision, int64 position);
+/* Called by who waits, or changes the projection. */
+extern int64 cqrs_projection_progress_read(ProjectionProgress *progress, int64 revision);
 
 #endif

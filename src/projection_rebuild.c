@@ -39,7 +39,7 @@
 #include "worker.h"
 
 static Statement finish_statement = {
-	.sql = "UPDATE cqrs.projection SET rebuild = false, revision = revision + 1 WHERE name = $1 RETURNING revision",
+	.sql = "UPDATE cqrs.projection SET rebuild = false, revision = nextval('cqrs.revision_seq') WHERE name = $1 RETURNING revision",
 	.nargs = 1,
 	.argtypes = {TEXTOID}
 };

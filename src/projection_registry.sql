@@ -1,9 +1,14 @@
 -- What is registered. Whoever changes a row that a worker must not miss locks the projection's offsets first and gives them
 -- the new revision: a worker that holds an offset holds a definition of that revision.
+CREATE SEQUENCE cqrs.revision_seq;
+SELECT pg_catalog.pg_extension_config_dump('cqrs.revision_seq', '');
+COMMENT ON SEQUENCE cqrs.revision_seq IS
+    'Revisions of projections: none is given twice, so that what is noted about one is never taken for another of the same name.';
+
 CREATE TABLE cqrs.projection (
     name text COLLATE "C" PRIMARY KEY,
     owner name NOT NULL,
-    revision bigint NOT NULL DEFAULT 1,
+    revision bigint NOT NULL DEFAULT pg_catalog.nextval('cqrs.revision_seq'),
     -- What it does
     handler text NOT NULL,
     search_path text NOT NULL,

@@ -39,7 +39,7 @@ static Statement clear_statement = {
 };
 
 static Statement finish_statement = {
-	.sql = "UPDATE cqrs.projection SET barrier = NULL, revision = revision + 1 WHERE name = $1"
+	.sql = "UPDATE cqrs.projection SET barrier = NULL, revision = nextval('cqrs.revision_seq') WHERE name = $1"
 	" RETURNING partitions, revision",
 	.nargs = 1,
 	.argtypes = {TEXTOID}

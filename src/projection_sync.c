@@ -51,7 +51,7 @@ static Statement has_events_statement = {
 
 /* Writers are kept out, so nothing will come at or before the last position drawn. */
 static Statement detached_statement = {
-	.sql = "WITH definition AS (UPDATE cqrs.projection SET has_trigger = false, revision = revision + 1"
+	.sql = "WITH definition AS (UPDATE cqrs.projection SET has_trigger = false, revision = nextval('cqrs.revision_seq')"
 	" WHERE name = $1 RETURNING revision)"
 	" UPDATE cqrs.projection_offset SET revision = (SELECT revision FROM definition),"
 	" position = greatest(position, $2) WHERE projection = $1",
@@ -60,7 +60,7 @@ static Statement detached_statement = {
 };
 
 static Statement attached_statement = {
-	.sql = "WITH definition AS (UPDATE cqrs.projection SET has_trigger = true, revision = revision + 1"
+	.sql = "WITH definition AS (UPDATE cqrs.projection SET has_trigger = true, revision = nextval('cqrs.revision_seq')"
 	" WHERE name = $1 RETURNING revision)"
 	" UPDATE cqrs.projection_offset SET revision = (SELECT revision FROM definition) WHERE projection = $1",
 	.nargs = 1,

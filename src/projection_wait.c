@@ -154,7 +154,7 @@ has_reached(text *name, int64 up_to, int64 *position, ProjectionProgress **behin
 
 		if (projection->rebuild ||
 			(offset < up_to &&
-			 !cqrs_projection_progress_has(progress, DatumGetInt64(cqrs_statement_column(i, 3, NULL)), up_to)))
+			 cqrs_projection_progress_read(progress, DatumGetInt64(cqrs_statement_column(i, 3, NULL))) < up_to))
 		{
 			reached = false;
 			*position = Min(*position, offset);
