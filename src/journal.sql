@@ -86,4 +86,4 @@ CREATE FUNCTION cqrs.high_water_mark() RETURNS bigint
     LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'cqrs_high_water_mark';
 COMMENT ON FUNCTION cqrs.high_water_mark() IS
-    'The position up to which a snapshot taken after this call sees every event there will ever be. Call it in a statement before the one that reads the journal, never in the same one; cqrs.read_events does both. 0A000 on a standby.';
+    'The position up to which a snapshot taken after this call sees every event there will ever be. Call it in a statement before the one that reads the journal, never in the same one; cqrs.read_events does both. 0A000 on a standby without cqrs.store_mark.';

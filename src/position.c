@@ -24,6 +24,9 @@
  * that draws after the reader read "last", so above it.  No time-outs, and an
  * unrelated transaction, however long, has no slot.
  *
+ * On a standby the mark is what a worker of the primary has stored
+ * (position_stored.c).
+ *
  * PREPARE TRANSACTION hands the bound over to position_prepared.c before the
  * slot is cleared, hence the order in which the reader looks.
  *
@@ -57,6 +60,7 @@
 #include "compat.h"
 #include "position.h"
 #include "position_prepared.h"
+#include "position_stored.h"
 #include "role.h"
 #include "shmem.h"
 #include "statement.h"
@@ -111,6 +115,7 @@ static Database *find_database(Oid database);
 static void free_dropped(void);
 static int64 read_last_position(Oid sequence);
 static void refuse_in_recovery(void);
+static int64 stored_mark(void);
 static void wait_for_journal(long timeout_ms);
 static int64 lowest_in_slots(int64 bound);
 static void raise_to(pg_atomic_uint64 *value, uint64 at_least);
@@ -200,13 +205,17 @@ cqrs_position_held_by_me(void)
 	return pg_atomic_read_u64(&my_slot()->first) != 0;
 }
 
-/* The last position ever drawn in this database; 0 where there is no journal. */
+/*
+ * The last position ever drawn in this database; 0 where there is no journal.
+ * On a standby, the last that can be read.
+ */
 int64
 cqrs_position_last(void)
 {
 	Oid			sequence = sequence_oid();
 
-	refuse_in_recovery();
+	if (RecoveryInProgress())
+		return stored_mark();
 	if (!OidIsValid(sequence))
 		return 0;
 	return pg_atomic_read_u64(&open_database(sequence)->last);
@@ -221,7 +230,8 @@ cqrs_position_high_water_mark(void)
 {
 	int64		mark;
 
-	refuse_in_recovery();
+	if (RecoveryInProgress())
+		return stored_mark();
 	for (;;)
 	{
 		Oid			sequence = sequence_oid();
@@ -527,10 +537,22 @@ refuse_in_recovery(void)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("the high-water mark is not known on a standby"),
 				 errdetail("Which writers are under way is known to the primary alone."),
-				 errhint("Read the journal in order from the primary; cqrs.history() and cqrs.state() work here.")));
+				 errhint("Read the journal in order from the primary, or set cqrs.store_mark there; "
+						 "cqrs.history() and cqrs.state() work here.")));
 }
 
-/* Nobody can wake us before there is a journal. */
+/* What the primary vouches for. */
+static int64
+stored_mark(void)
+{
+	int64		mark = cqrs_position_stored_read();
+
+	if (mark == 0)
+		refuse_in_recovery();
+	return mark;
+}
+
+/* Nobody can wake us before there is a journal, or on a standby. */
 static void
 wait_for_journal(long timeout_ms)
 {

@@ -20,6 +20,7 @@ int			cqrs_projection_workers;
 int			cqrs_max_projection_partitions;
 int			cqrs_retry_delay_ms;
 bool		cqrs_allow_journal_changes;
+bool		cqrs_store_mark;
 bool		cqrs_workers;
 
 typedef struct IntSetting
@@ -92,6 +93,13 @@ static const BoolSetting bool_settings[] = {
 		"For repairs by hand.  The journal is the store of record: "
 		"snapshots and read models do not follow such a change.",
 		&cqrs_allow_journal_changes, false, PGC_SUSET
+	},
+	{
+		"cqrs.store_mark",
+		"Stores the high-water mark for standbys, so that the journal can be read in order there.",
+		"It takes a worker in each database that has a journal, and a small write at most "
+		"every 100 ms while events are written.",
+		&cqrs_store_mark, false, PGC_SIGHUP
 	},
 	{
 		"cqrs.workers",

@@ -12,6 +12,7 @@ extern int	cqrs_projection_workers;
 extern int	cqrs_max_projection_partitions;
 extern int	cqrs_retry_delay_ms;
 extern bool cqrs_allow_journal_changes;
+extern bool cqrs_store_mark;
 extern bool cqrs_workers;
 
 /* Called by module.c at load. */

@@ -30,6 +30,7 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -139,12 +140,13 @@ static void
 reload_settings(void)
 {
 	bool		were_on = cqrs_workers;
+	bool		stored = cqrs_store_mark;
 
 	if (!ConfigReloadPending)
 		return;
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
-	if (cqrs_workers && !were_on)
+	if ((cqrs_workers && !were_on) || (cqrs_store_mark && !stored))
 		look_at_all();
 }
 

@@ -16,6 +16,9 @@ extern void cqrs_worker_process_begin_sleep(void);
 extern void cqrs_worker_process_sleep(long timeout_ms, bool may_rest);
 extern void cqrs_worker_process_end_sleep(void);
 
+/* 0, 1, ... among the workers of its kind in this database. */
+extern int	cqrs_worker_process_index(void);
+
 /* A number that is another one when a session has committed a change. */
 extern uint64 cqrs_worker_process_changes(void);
 

@@ -1,0 +1,63 @@
+# With cqrs.store_mark the journal can be read in order on a standby: never past
+# what the primary vouches for, nothing missed, and all of it in the end. No
+# projection is needed for it, and a promoted standby goes by its own mark.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $primary = PostgreSQL::Test::Cluster->new('primary');
+$primary->init(allows_streaming => 1);
+$primary->append_conf('postgresql.conf', 'cqrs.store_mark = on');
+$primary->start;
+$primary->safe_psql('postgres', 'CREATE EXTENSION pg_cqrs');
+$primary->backup('base');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($primary, 'base', has_streaming => 1);
+$standby->start;
+
+my (undef, undef, $error) = $standby->psql('postgres', "\\set VERBOSITY verbose\nSELECT cqrs.high_water_mark()");
+like($error, qr/0A000: .*HINT: .*cqrs.store_mark/s, 'before anything is stored the standby says what to do');
+
+append('a', 3);
+ok($standby->poll_query_until('postgres', 'SELECT count(*) = 3 FROM cqrs.read_events()'), 'events can be read on the standby');
+is($standby->safe_psql('postgres', "SELECT cqrs.wait_for_event(0, '10 s')"), '3', 'and waited for');
+(undef, undef, $error) = $standby->psql('postgres', "\\set VERBOSITY verbose\nSELECT * FROM cqrs.read_events(9)");
+like($error, qr/22023: no position 9/, 'an offset that is not there is an error');
+
+# What is open holds the standby's mark back as it does the primary's.
+$primary->safe_psql('postgres', "BEGIN; SELECT cqrs.append('Thing', 'late', ARRAY[cqrs.new_event('A', '1')]); PREPARE TRANSACTION 'late'");
+append('b', 2);
+$primary->wait_for_catchup($standby);
+is($standby->safe_psql('postgres', "SELECT count(*) FROM cqrs.journal WHERE entity_id = 'b'"), '2', 'later events are there');
+is($standby->safe_psql('postgres', 'SELECT max(position) FROM cqrs.read_events()'), '3', 'but not read before the one that may come');
+$primary->safe_psql('postgres', "COMMIT PREPARED 'late'");
+ok($standby->poll_query_until('postgres', 'SELECT count(*) = 6 FROM cqrs.read_events()'), 'then all are');
+is( $standby->safe_psql('postgres', "SELECT string_agg(entity_id, '' ORDER BY position) FROM cqrs.read_events()"),
+	'aaalatebb', 'in order');
+
+# A rollback leaves a gap that the mark passes.
+$primary->safe_psql('postgres', "BEGIN; SELECT cqrs.append('Thing', 'gone', ARRAY[cqrs.new_event('A', '1')]); ROLLBACK");
+append('c', 1);
+ok($standby->poll_query_until('postgres', 'SELECT max(position) = 8 FROM cqrs.read_events(6)'), 'gaps are passed');
+
+$primary->stop('immediate');
+$standby->promote;
+is($standby->safe_psql('postgres', 'SELECT cqrs.high_water_mark() >= 8'), 't', 'the mark of who is promoted does not go back');
+is( $standby->safe_psql('postgres', "SELECT position > 8 FROM cqrs.append('Thing', 'd', ARRAY[cqrs.new_event('A', '1')])"),
+	't', 'and goes on');
+is($standby->safe_psql('postgres', 'SELECT count(*) FROM cqrs.read_events(8)'), '1', 'by its own');
+ok($standby->poll_query_until('postgres', 'SELECT position > 8 FROM cqrs.stored_mark'), 'which it stores');
+
+$standby->stop;
+done_testing();
+
+sub append
+{
+	my ($entity, $count) = @_;
+
+	$primary->safe_psql('postgres',
+		"SELECT cqrs.append('Thing', '$entity', ARRAY[cqrs.new_event('A', '1')]) FROM generate_series(1, $count)");
+	return;
+}
