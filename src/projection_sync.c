@@ -276,6 +276,9 @@ take_table(EventBatch *batch, TriggerData *trigger, const Projection *projection
 {
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(trigger->tg_relation), &TTSOpsMinimalTuple);
 
+	/* All triggers of the statement share the table; who came before has read it. */
+	tuplestore_select_read_pointer(trigger->tg_newtable, 0);
+	tuplestore_rescan(trigger->tg_newtable);
 	while (tuplestore_gettupleslot(trigger->tg_newtable, true, false, slot))
 	{
 		bool		should_free;
