@@ -37,11 +37,13 @@
 #include "statement.h"
 #include "worker.h"
 
+/* A filter that is empty is none, as for cqrs.alter_projection. */
 static Statement create_statement = {
 	.sql = "INSERT INTO cqrs.projection (name, handler, entity_types, event_types, mode, tables, batch_size, partitions,"
 	" on_failure, max_retries, max_parked, handler_timeout, replay_side_effects, start_position, prepare,"
 	" owner, search_path)"
-	" VALUES ($1, $2, nullif($3, '{}'), nullif($4, '{}'), $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) ON CONFLICT DO NOTHING RETURNING revision",
+	" VALUES ($1, $2, nullif($3, '{}'), nullif($4, '{}'), $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"
+	" ON CONFLICT DO NOTHING RETURNING revision",
 	.nargs = 17,
 	.argtypes = {
 		TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID, TEXTARRAYOID, INT4OID, INT4OID, TEXTOID, INT4OID,
