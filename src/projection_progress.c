@@ -46,8 +46,9 @@ static LWLock *lock;
 static ProjectionProgress *claimed = NULL;	/* by this process */
 
 static ProjectionProgress *find(const char *projection, int slice);
+static ProjectionProgress *find_or_make(const char *projection, int slice);
 static ProjectionProgress *make(const char *projection, int slice);
-static int	count_free(void);
+static int	count_available(void);
 static void free_dropped(void);
 static void refuse_full(void);
 static void on_exit_claimant(int code, Datum arg);
@@ -102,24 +103,24 @@ cqrs_projection_progress_open(const char *projection, int slice)
 
 	if (entry)
 		return entry;
-	cqrs_projection_progress_reserve(1);
-	LWLockAcquire(lock, LW_EXCLUSIVE);
-	entry = find(projection, slice);
+	entry = find_or_make(projection, slice);
 	if (entry == NULL)
-		entry = make(projection, slice);
-	LWLockRelease(lock);
+	{
+		free_dropped();
+		entry = find_or_make(projection, slice);
+	}
 	if (entry == NULL)
 		refuse_full();
 	return entry;
 }
 
-/* An error unless there is room for so many more, as far as is known now. */
+/* An error unless this database can have so many, as far as is known now. */
 void
 cqrs_projection_progress_reserve(int partitions)
 {
-	if (count_free() < partitions)
+	if (count_available() < partitions)
 		free_dropped();
-	if (count_free() < partitions)
+	if (count_available() < partitions)
 		refuse_full();
 }
 
@@ -288,6 +289,20 @@ find(const char *projection, int slice)
 	return NULL;
 }
 
+/* NULL if there is no room. */
+static ProjectionProgress *
+find_or_make(const char *projection, int slice)
+{
+	ProjectionProgress *entry;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	entry = find(projection, slice);
+	if (entry == NULL)
+		entry = make(projection, slice);
+	LWLockRelease(lock);
+	return entry;
+}
+
 /* The caller holds the lock, exclusive; NULL if there is no room. */
 static ProjectionProgress *
 make(const char *projection, int slice)
@@ -310,14 +325,15 @@ make(const char *projection, int slice)
 	return NULL;
 }
 
+/* Those that are free, and those that this database has already. */
 static int
-count_free(void)
+count_available(void)
 {
 	int			count = 0;
 
 	LWLockAcquire(lock, LW_SHARED);
 	for (int i = 0; i < cqrs_max_projection_partitions; i++)
-		count += !OidIsValid(entries[i].database);
+		count += !OidIsValid(entries[i].database) || entries[i].database == MyDatabaseId;
 	LWLockRelease(lock);
 	return count;
 }
