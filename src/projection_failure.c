@@ -229,10 +229,9 @@ give_up_event(Step *step, void *arg)
 		describe(&event, what);
 		event.first_failed_at = progress->first_failed_at;
 		event.attempts = progress->attempts;
-		cqrs_projection_offset_park(offset, &event);
+		advance.parked = cqrs_projection_offset_park(offset, &event);
 		progress->parked_in_row++;
 	}
-	advance.parked = projection->on_failure == PROJECTION_PARK;
 	advance.skipped = projection->on_failure == PROJECTION_SKIP;
 	advance.position = failed->batch.positions[0];
 	cqrs_projection_offset_advance(offset, &advance);
@@ -249,7 +248,7 @@ park_again(Step *step, void *arg)
 	if (!cqrs_projection_step_lease(step))
 		return;
 	describe(&event, what);
-	cqrs_projection_offset_park_again(&step->partition->offset, &event);
+	(void) cqrs_projection_offset_park_again(&step->partition->offset, &event);
 	step->partition->retry_limit = 0;
 }
 

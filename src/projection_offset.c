@@ -143,13 +143,19 @@ cqrs_projection_offset_advance(ProjectionOffset *offset, const Advance *advance)
 	offset->parked += advance->parked;
 }
 
-/* Puts the entity of an event that has failed aside. */
-void
+/*
+ * Puts the entity of an event that has failed aside.  False if it was aside
+ * already, for a later event: its events come once more and one has failed
+ * that did not before.
+ */
+bool
 cqrs_projection_offset_park(const ProjectionOffset *offset, const FailedEvent *failed)
 {
 	Datum		attributes[EVENT_ATTRIBUTES];
 	Datum		values[10];
 
+	if (cqrs_projection_offset_park_again(offset, failed))
+		return false;
 	deform_event(failed->event, attributes);
 	values[0] = PointerGetDatum(offset->projection);
 	values[1] = attributes[EVENT_SLICE - 1];
@@ -162,10 +168,11 @@ cqrs_projection_offset_park(const ProjectionOffset *offset, const FailedEvent *f
 	values[8] = TimestampTzGetDatum(failed->first_failed_at);
 	values[9] = TimestampTzGetDatum(GetCurrentTimestamp());
 	(void) cqrs_statement_write(&park_statement, values, NULL);
+	return true;
 }
 
-/* Says of an entity that is parked that it has failed again, maybe further on. */
-void
+/* Says of an entity that is parked that it has failed again, maybe elsewhere; false if it is not parked. */
+bool
 cqrs_projection_offset_park_again(const ProjectionOffset *offset, const FailedEvent *failed)
 {
 	Datum		attributes[EVENT_ATTRIBUTES];
@@ -180,7 +187,7 @@ cqrs_projection_offset_park_again(const ProjectionOffset *offset, const FailedEv
 	values[5] = CStringGetTextDatum(failed->sqlstate);
 	values[6] = CStringGetTextDatum(failed->error);
 	values[7] = TimestampTzGetDatum(GetCurrentTimestamp());
-	(void) cqrs_statement_write(&park_again_statement, values, NULL);
+	return cqrs_statement_write(&park_again_statement, values, NULL) > 0;
 }
 
 int

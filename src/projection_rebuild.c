@@ -305,8 +305,7 @@ give_up_event(Rebuild *rebuild, ErrorData *error)
 	{
 		if (cqrs_projection_failure_blown(step->projection, ++rebuild->parked_in_row))
 			ReThrowError(error);
-		cqrs_projection_offset_park(offset, &event);
-		advance.parked = 1;
+		advance.parked = cqrs_projection_offset_park(offset, &event);
 	}
 	else
 		advance.skipped = 1;
