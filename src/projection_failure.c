@@ -113,6 +113,9 @@ cqrs_projection_failure_handle(Step *step, const ErrorData *error)
 	ProjectionProgress *progress = step->partition->progress;
 
 	cqrs_projection_progress_failed(progress, error);
+	/* What it has failed at before it was changed or resumed does not count. */
+	if (step->leased && !step->all_or_nothing && progress->revision != step->leased_offset.revision)
+		cqrs_projection_progress_reached(progress, step->leased_offset.revision, step->leased_offset.position);
 	if (cqrs_projection_failure_is_systems(step, error))
 		wait_longer(progress, ++progress->system_failures);
 	else if (step->all_or_nothing)
