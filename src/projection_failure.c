@@ -131,7 +131,7 @@ cqrs_projection_failure_handle(Step *step, const ErrorData *error)
 										  step->batch.positions[step->batch.count - 1]);
 		}
 	}
-	else if (step->retried)
+	else if (step->retried && step->batch.count > 0)
 	{
 		GiveUp		what = {step, error, NULL};
 
