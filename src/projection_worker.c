@@ -212,6 +212,8 @@ read_partitions(void)
 		partitions_context = AllocSetContextCreate(TopMemoryContext, "pg_cqrs partitions", ALLOCSET_DEFAULT_SIZES);
 	partition_count = 0;
 	MemoryContextReset(partitions_context);
+	/* Newer than what we have been told, which shall not be missed. */
+	PushActiveSnapshot(GetLatestSnapshot());
 	SPI_connect();
 	partition_count = (int) cqrs_statement_read(&partitions_statement, NULL, NULL, 0);
 	old = MemoryContextSwitchTo(partitions_context);
@@ -220,6 +222,7 @@ read_partitions(void)
 		take_partition(&partitions[i], i);
 	MemoryContextSwitchTo(old);
 	SPI_finish();
+	PopActiveSnapshot();
 	next_partition = 0;
 }
 
