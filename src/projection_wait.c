@@ -49,6 +49,7 @@ static int64 last_committed(void);
 static void refuse_in_vain(void);
 static bool has_reached(text *name, int64 up_to, int64 *position, ProjectionProgress **behind);
 static Projection *get_running(text *name);
+static void refuse_unknown(text *name);
 static void raise_timeout(text *name, int64 up_to, int64 position);
 
 PG_FUNCTION_INFO_V1(cqrs_wait_for_projection);
@@ -164,6 +165,9 @@ has_reached(text *name, int64 up_to, int64 *position, ProjectionProgress **behin
 	SPI_finish();
 	PopActiveSnapshot();
 	cqrs_role_leave(&scope);
+	/* It was dropped, and we are about to be told. */
+	if (count == 0)
+		refuse_unknown(name);
 	return reached;
 }
 
@@ -174,9 +178,7 @@ get_running(text *name)
 	Projection *projection = cqrs_projection_registry_find(name);
 
 	if (projection == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("projection \"%s\" does not exist", text_to_cstring(name))));
+		refuse_unknown(name);
 	if (projection->state != PROJECTION_RUNNING)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -185,6 +187,14 @@ get_running(text *name)
 				 errhint("See cqrs.projection_status, then run SELECT cqrs.resume_projection(%s).",
 						 quote_literal_cstr(projection->name))));
 	return projection;
+}
+
+static void
+refuse_unknown(text *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("projection \"%s\" does not exist", text_to_cstring(name))));
 }
 
 static void
