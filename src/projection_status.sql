@@ -63,17 +63,21 @@ CREATE FUNCTION cqrs.list_parked(
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
+    IF to_regclass('cqrs.journal') IS NULL THEN
+        RETURN;
+    END IF;
     RETURN QUERY
     SELECT k.projection, k.entity_type, k.entity_id, k.position,
            (SELECT j.event_type::text FROM cqrs.journal j WHERE j.position = k.position),
            (SELECT count(*) FROM cqrs.journal j
             WHERE j.entity_type = k.entity_type AND j.entity_id = k.entity_id
-              AND j.position > k.position AND j.position <= o.position
+              AND j.position > k.position AND j.position <= greatest(o.position, g.reached)
               AND (p.event_types IS NULL OR j.event_type = ANY (p.event_types))),
            k.sqlstate, k.error, k.attempts, k.first_failed_at, k.last_failed_at, k.retry
     FROM cqrs.parked_entity k
     JOIN cqrs.projection p ON p.name = k.projection
-    JOIN cqrs.projection_offset o ON o.projection = k.projection AND k.slice >= o.slice AND k.slice < o.next_slice;
+    JOIN cqrs.projection_offset o ON o.projection = k.projection AND k.slice >= o.slice AND k.slice < o.next_slice
+    LEFT JOIN cqrs.projection_progress() g ON g.projection = o.projection AND g.slice = o.slice AND g.revision = o.revision;
 END
 $$;
 COMMENT ON FUNCTION cqrs.list_parked() IS 'Internal: the rows of cqrs.parked_event.';
