@@ -102,12 +102,6 @@ cqrs_projection_step_lease(Step *step)
 		projection = cqrs_projection_registry_reload(offset->projection);
 	if (projection == NULL || projection->state != PROJECTION_RUNNING || projection->has_trigger)
 		return false;
-	if (!OidIsValid(projection->owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("role \"%s\", owner of projection \"%s\", does not exist",
-						projection->owner_name, projection->name),
-				 errhint("A superuser can set another with cqrs.alter_projection(..., owner => ...).")));
 	step->projection = projection;
 	step->timeout_ms = projection->handler_timeout_ms;
 	step->max_retries = projection->max_retries;
@@ -121,8 +115,16 @@ cqrs_projection_step_lease(Step *step)
 void
 cqrs_projection_step_enter_owner(Step *step)
 {
+	Projection *projection = step->projection;
+
+	if (!OidIsValid(projection->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("role \"%s\", owner of projection \"%s\", does not exist",
+						projection->owner_name, projection->name),
+				 errhint("A superuser can set another with cqrs.alter_projection(..., owner => ...).")));
 	SPI_finish();
-	cqrs_role_enter_until_commit(&step->owner, step->projection->owner, step->projection->handler.search_path);
+	cqrs_role_enter_until_commit(&step->owner, projection->owner, projection->handler.search_path);
 	step->as_owner = true;
 }
 
