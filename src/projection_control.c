@@ -60,7 +60,7 @@ static Statement retry_statement = {
 
 /* The event goes; what has waited behind it is replayed. */
 static Statement discard_statement = {
-	.sql = "WITH discarded AS (UPDATE cqrs.parked_entity SET position = position + 1, retry = true WHERE projection = $1"
+	.sql = "WITH discarded AS (UPDATE cqrs.parked_entity SET position = position + 1, attempts = 0, retry = true WHERE projection = $1"
 	" AND ($2 IS NULL OR entity_type = $2) AND ($3 IS NULL OR entity_id = $3) RETURNING slice),"
 	" counted AS (UPDATE cqrs.projection_offset o SET skipped = skipped + d.count"
 	" FROM (SELECT o.slice, count(*) FROM discarded d JOIN cqrs.projection_offset o"

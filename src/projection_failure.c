@@ -251,7 +251,7 @@ park_again(Step *step, void *arg)
 	if (!cqrs_projection_step_lease(step))
 		return;
 	describe(&event, what);
-	(void) cqrs_projection_offset_park_again(&step->partition->offset, &event);
+	cqrs_projection_offset_park_again(&step->partition->offset, &event);
 	step->partition->retry_limit = 0;
 }
 

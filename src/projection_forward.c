@@ -62,7 +62,7 @@ static Statement read_parked_statement = {
 };
 
 static Statement move_parked_statement = {
-	.sql = "UPDATE cqrs.parked_entity SET position = $4"
+	.sql = "UPDATE cqrs.parked_entity SET position = $4, attempts = 0"
 	" WHERE projection = $1 AND entity_type = $2 AND entity_id = $3",
 	.nargs = 4,
 	.argtypes = {TEXTOID, TEXTOID, TEXTOID, INT8OID}

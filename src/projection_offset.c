@@ -61,13 +61,18 @@ static Statement advance_statement = {
 static Statement park_statement = {
 	.sql = "INSERT INTO cqrs.parked_entity (projection, slice, entity_type, entity_id, position,"
 	" sqlstate, error, attempts, first_failed_at, last_failed_at)"
-	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (slice, projection, entity_type, entity_id)"
+	" DO UPDATE SET position = excluded.position, sqlstate = excluded.sqlstate, error = excluded.error,"
+	" attempts = excluded.attempts, first_failed_at = excluded.first_failed_at,"
+	" last_failed_at = excluded.last_failed_at, retry = false RETURNING xmax = 0",
 	.nargs = 10,
 	.argtypes = {TEXTOID, INT4OID, TEXTOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID}
 };
 
 static Statement park_again_statement = {
-	.sql = "UPDATE cqrs.parked_entity SET position = $5, sqlstate = $6, error = $7, attempts = attempts + 1,"
+	.sql = "UPDATE cqrs.parked_entity SET position = $5, sqlstate = $6, error = $7,"
+	" attempts = CASE WHEN position = $5 THEN attempts + 1 ELSE 1 END,"
+	" first_failed_at = CASE WHEN position = $5 AND attempts > 0 THEN first_failed_at ELSE $8 END,"
 	" last_failed_at = $8, retry = false WHERE slice = $2 AND projection = $1 AND entity_type = $3 AND entity_id = $4",
 	.nargs = 8,
 	.argtypes = {TEXTOID, INT4OID, TEXTOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TIMESTAMPTZOID}
@@ -154,8 +159,6 @@ cqrs_projection_offset_park(const ProjectionOffset *offset, const FailedEvent *f
 	Datum		attributes[EVENT_ATTRIBUTES];
 	Datum		values[10];
 
-	if (cqrs_projection_offset_park_again(offset, failed))
-		return false;
 	deform_event(failed->event, attributes);
 	values[0] = PointerGetDatum(offset->projection);
 	values[1] = attributes[EVENT_SLICE - 1];
@@ -168,11 +171,11 @@ cqrs_projection_offset_park(const ProjectionOffset *offset, const FailedEvent *f
 	values[8] = TimestampTzGetDatum(failed->first_failed_at);
 	values[9] = TimestampTzGetDatum(GetCurrentTimestamp());
 	(void) cqrs_statement_write(&park_statement, values, NULL);
-	return true;
+	return DatumGetBool(cqrs_statement_column(0, 1, NULL));
 }
 
-/* Says of an entity that is parked that it has failed again, maybe elsewhere; false if it is not parked. */
-bool
+/* Says of an entity that is parked that it has failed again, maybe further on. */
+void
 cqrs_projection_offset_park_again(const ProjectionOffset *offset, const FailedEvent *failed)
 {
 	Datum		attributes[EVENT_ATTRIBUTES];
@@ -187,7 +190,7 @@ cqrs_projection_offset_park_again(const ProjectionOffset *offset, const FailedEv
 	values[5] = CStringGetTextDatum(failed->sqlstate);
 	values[6] = CStringGetTextDatum(failed->error);
 	values[7] = TimestampTzGetDatum(GetCurrentTimestamp());
-	return cqrs_statement_write(&park_again_statement, values, NULL) > 0;
+	(void) cqrs_statement_write(&park_again_statement, values, NULL);
 }
 
 int

@@ -47,7 +47,7 @@ extern bool cqrs_projection_offset_lease(ProjectionOffset *offset);
 extern int	cqrs_projection_offset_lock_all(text *projection);
 extern void cqrs_projection_offset_advance(ProjectionOffset *offset, const Advance *advance);
 extern bool cqrs_projection_offset_park(const ProjectionOffset *offset, const FailedEvent *failed);
-extern bool cqrs_projection_offset_park_again(const ProjectionOffset *offset, const FailedEvent *failed);
+extern void cqrs_projection_offset_park_again(const ProjectionOffset *offset, const FailedEvent *failed);
 extern int	cqrs_projection_offset_count_parked(text *projection);
 extern void cqrs_projection_offset_stop(text *projection, const char *sqlstate, const char *error);
 
