@@ -30,10 +30,11 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/relcache.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -327,22 +328,36 @@ compare_starts(const void *a, const void *b)
 	return left->database < right->database ? -1 : left->database > right->database;
 }
 
-/* No worker stays in a template, or where nobody may connect. */
+/*
+ * No worker stays in a template, or where nobody may connect.  Looks at the
+ * table itself: whoever has changed the row wakes us a moment before he sends
+ * the message by which our caches would learn of it.
+ */
 static bool
 may_connect(Oid database)
 {
+	Relation	relation;
+	ScanKeyData key;
+	Snapshot	snapshot;
+	SysScanDesc scan;
 	HeapTuple	tuple;
 	bool		may = false;
 
 	StartTransactionCommand();
-	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	relation = table_open(DatabaseRelationId, AccessShareLock);
+	ScanKeyInit(&key, Anum_pg_database_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(database));
+	scan = systable_beginscan(relation, DatabaseOidIndexId, criticalSharedRelcachesBuilt, snapshot, 1, &key);
+	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 	{
 		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
 
 		may = !form->datistemplate && form->datallowconn;
-		ReleaseSysCache(tuple);
 	}
+	systable_endscan(scan);
+	table_close(relation, AccessShareLock);
+	UnregisterSnapshot(snapshot);
 	CommitTransactionCommand();
 	return may;
 }
