@@ -98,6 +98,9 @@ cqrs_worker_process_check(void)
 	}
 	if (my_database->look)
 		look();
+	/* Another worker may have looked, and found that fewer are wanted. */
+	if (!is_wanted())
+		proc_exit(0);
 	if (pg_atomic_read_u32(&cqrs_worker_shared->shortage) &&
 		TimestampDifferenceExceeds(started_at, GetCurrentTimestamp(), TURN_MS))
 		proc_exit(0);
@@ -119,7 +122,7 @@ cqrs_worker_process_sleep(long timeout_ms, bool may_rest)
 		rest();
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
-	if (!told_to_leave && !my_database->look)
+	if (!told_to_leave && !my_database->look && is_wanted())
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (timeout_ms >= 0 ? WL_TIMEOUT : 0),
 						 timeout_ms, PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
@@ -268,6 +271,7 @@ look(void)
 {
 	int			wanted[CQRS_WORKER_KINDS] = {0};
 	bool		more = false;
+	bool		fewer = false;
 
 	/* A change that comes while we look has us look again. */
 	LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
@@ -286,11 +290,16 @@ look(void)
 	for (int kind = 0; kind < cqrs_worker_kind_count(); kind++)
 	{
 		more = more || wanted[kind] > my_database->wanted[kind];
+		fewer = fewer || wanted[kind] < my_database->wanted[kind];
 		my_database->wanted[kind] = wanted[kind];
 	}
 	LWLockRelease(cqrs_worker_lock);
 	if (more)
 		cqrs_worker_wake_process(&cqrs_worker_shared->launcher);
+	/* Those that sleep leave, too. */
+	pg_memory_barrier();
+	if (fewer)
+		cqrs_worker_wake();
 	if (!is_wanted())
 		proc_exit(0);
 }
