@@ -293,6 +293,9 @@ look(void)
 		fewer = fewer || wanted[kind] < my_database->wanted[kind];
 		my_database->wanted[kind] = wanted[kind];
 	}
+	/* The launcher may never see that workers were turned off for a moment. */
+	if (!cqrs_workers)
+		my_database->look = true;
 	LWLockRelease(cqrs_worker_lock);
 	if (more)
 		cqrs_worker_wake_process(&cqrs_worker_shared->launcher);
