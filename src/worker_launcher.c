@@ -128,7 +128,8 @@ cqrs_worker_launcher_main(Datum arg)
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
-	proc_exit(0);
+	/* With 0 the postmaster would not start it again if the server goes on. */
+	proc_exit(1);
 }
 
 static void
