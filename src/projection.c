@@ -70,10 +70,6 @@ static Statement alter_statement = {
 	}
 };
 
-static Statement partitions_statement = {
-	.sql = "SELECT coalesce(sum(partitions), 0)::integer FROM cqrs.projection"
-};
-
 static Statement trigger_statement = {
 	.sql = "UPDATE cqrs.projection SET has_trigger = $2, revision = nextval('cqrs.revision_seq') WHERE name = $1",
 	.nargs = 2,
@@ -118,7 +114,6 @@ static void change_owner(FunctionCallInfo fcinfo, const Projection *projection, 
 static bool concerns_trigger(FunctionCallInfo fcinfo);
 static void bring_up_to_date(const char *name, int count);
 static void change_partitions(const ProjectionChange *change);
-static void check_room(void);
 static void update(Statement *statement, Datum *values, const char *nulls);
 
 PG_FUNCTION_INFO_V1(cqrs_create_projection);
@@ -173,7 +168,7 @@ cqrs_create_projection(PG_FUNCTION_ARGS)
 				 errmsg("projection \"%s\" already exists", text_to_cstring(name)),
 				 errhint("cqrs.alter_projection changes it, cqrs.drop_projection drops it.")));
 	revision = DatumGetInt64(cqrs_statement_column(0, 1, NULL));
-	check_room();
+	cqrs_projection_split_check_room();
 	cqrs_projection_split_make(name, PG_GETARG_INT32(PARTITIONS), DatumGetInt64(values[START_POSITION]), revision);
 	cqrs_projection_registry_changed();
 	if (is_sync(fcinfo))
@@ -465,19 +460,11 @@ change_partitions(const ProjectionChange *change)
 	text	   *name = change->projection->registered.name;
 	Datum		values[] = {PointerGetDatum(name), Int64GetDatum(change->highest)};
 
-	check_room();
+	cqrs_projection_split_check_room();
 	if (change->lowest == change->highest)
 		cqrs_projection_split_replace(name, change->highest);
 	else if (change->projection->barrier == 0)
 		update(&barrier_statement, values, NULL);
-}
-
-/* For all partitions of this database that are wanted, as this transaction sees them. */
-static void
-check_room(void)
-{
-	(void) cqrs_statement_write(&partitions_statement, NULL, NULL);
-	cqrs_projection_progress_reserve(DatumGetInt32(cqrs_statement_column(0, 1, NULL)));
 }
 
 /* Of one projection, that is locked. */

@@ -38,6 +38,10 @@ static Statement clear_statement = {
 	.argtypes = {TEXTOID}
 };
 
+static Statement wanted_statement = {
+	.sql = "SELECT coalesce(sum(partitions), 0)::integer FROM cqrs.projection"
+};
+
 static Statement finish_statement = {
 	.sql = "UPDATE cqrs.projection SET barrier = NULL, revision = nextval('cqrs.revision_seq') WHERE name = $1"
 	" RETURNING partitions, revision",
@@ -57,6 +61,14 @@ cqrs_projection_split_make(text *projection, int partitions, int64 position, int
 	};
 
 	make(projection, partitions, values);
+}
+
+/* Is there room for all partitions of this database that are wanted, as the transaction sees them? */
+void
+cqrs_projection_split_check_room(void)
+{
+	(void) cqrs_statement_write(&wanted_statement, NULL, NULL);
+	cqrs_projection_progress_reserve(DatumGetInt32(cqrs_statement_column(0, 1, NULL)));
 }
 
 /* Replaces the partitions, if all of them have reached the barrier. */

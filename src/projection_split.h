@@ -8,6 +8,7 @@
 #include "projection_step.h"
 
 /* Called between SPI_connect and SPI_finish; makes the rows of the offsets. */
+extern void cqrs_projection_split_check_room(void);
 extern void cqrs_projection_split_make(text *projection, int partitions, int64 position, int64 revision);
 
 /* Called with all offsets locked and at that position. */
