@@ -293,9 +293,14 @@ static bool
 is_at_barrier(const Projection *projection)
 {
 	for (int i = 0; i < partition_count; i++)
-		if (cqrs_slice_same_text(partitions[i].offset.projection, projection->registered.name) &&
-			partitions[i].progress->reached < projection->barrier)
+	{
+		const Partition *partition = &partitions[i];
+
+		if (cqrs_slice_same_text(partition->offset.projection, projection->registered.name) &&
+			(partition->progress->revision != partition->offset.revision ||
+			 partition->progress->reached < projection->barrier))
 			return false;
+	}
 	return true;
 }
 
