@@ -9,10 +9,10 @@ BASE     = schema settings shmem catalog duration role statement registry \
 WRITE    = slice position_prepared position_stored position entity_lock new_event journal \
            identity journal_read handler effect entity_registry entity receipt \
            command_log journal_append snapshot state_cache fold state command
-READ     = projection_registry projection_progress projection_batch \
-           projection_offset projection_step projection_failure \
+READ     = projection_registry projection_progress projection_settings \
+           projection_batch projection_offset projection_step projection_failure \
            projection_forward projection_split projection_rebuild \
-           projection_sync projection_settings projection projection_control \
+           projection_sync projection projection_control \
            projection_wait projection_worker projection_status
 CONCEPTS = $(BASE) $(WRITE) monitor $(READ) access module
 

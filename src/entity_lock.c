@@ -102,6 +102,7 @@ cqrs_entity_lock_refuse_effect(const char *function)
 		switch (running->kind)
 		{
 			case RUNNING_COMMAND:
+			case RUNNING_INSERT:
 				break;
 			case RUNNING_FOLD:
 				ereport(ERROR,
@@ -168,7 +169,9 @@ refuse_running(const EntityKey *key)
 					(errcode(ERRCODE_OBJECT_IN_USE),
 					 errmsg("entity \"%s\" of type \"%s\" is handling a command",
 							text_to_cstring(key->entity_id), text_to_cstring(key->entity_type)),
-					 errhint("A command handler writes to its own entity by the events of its effect.")));
+					 errhint(running->kind == RUNNING_COMMAND ?
+							 "A command handler writes to its own entity by the events of its effect." :
+							 "A sync projection cannot write to the entity whose events it is given.")));
 }
 
 static void

@@ -10,6 +10,7 @@
 typedef enum RunningKind
 {
 	RUNNING_COMMAND,			/* decides on a command to an entity */
+	RUNNING_INSERT,				/* events of an entity, and their triggers */
 	RUNNING_FOLD,				/* computes a state */
 	RUNNING_REPLAY				/* projects events that were projected before */
 } RunningKind;

@@ -226,12 +226,15 @@ cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const Event *e
 {
 	MemoryContext context = CurrentMemoryContext;
 	const RoleScope *outer = insert_scope;
+	RunningHandler running;
 	RoleScope	journal;
 	volatile uint64 stored = 0;
 
 	cqrs_role_enter_own(&journal, scope, cqrs_catalog_relation_owner(cqrs_journal_relid()));
 	SPI_connect();
 	insert_scope = &journal;
+	/* Triggers shall not write to the entity between its events. */
+	cqrs_entity_lock_begin_handler(&running, RUNNING_INSERT, key);
 	PG_TRY();
 	{
 		stored = count == 1 ? insert_one(key, events) : insert_many(key, events, count);
@@ -239,12 +242,14 @@ cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const Event *e
 	PG_CATCH();
 	{
 		insert_scope = outer;
+		cqrs_entity_lock_end_handler(&running);
 		MemoryContextSwitchTo(context);
 		explain_unique_violation(key, CopyErrorData());
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
 	insert_scope = outer;
+	cqrs_entity_lock_end_handler(&running);
 	SPI_finish();
 	cqrs_role_leave(&journal);
 	if (stored != (uint64) count)

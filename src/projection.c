@@ -30,6 +30,7 @@
 #include "new_event.h"
 #include "position.h"
 #include "projection.h"
+#include "projection_offset.h"
 #include "projection_progress.h"
 #include "projection_settings.h"
 #include "projection_split.h"
@@ -90,7 +91,7 @@ static Statement revise_statement = {
 };
 
 static Statement reached_statement = {
-	.sql = "UPDATE cqrs.projection_offset SET position = $3 WHERE projection = $1 AND slice = $2",
+	.sql = "UPDATE cqrs.projection_offset SET position = $3 WHERE projection = $1 AND slice = $2 AND position < $3",
 	.nargs = 3,
 	.argtypes = {TEXTOID, INT4OID, INT8OID}
 };
@@ -112,7 +113,8 @@ static void check_alter(FunctionCallInfo fcinfo, const Projection *projection);
 static void refuse_partitions(const char *name);
 static void change_owner(FunctionCallInfo fcinfo, const Projection *projection, const char *signature);
 static bool concerns_trigger(FunctionCallInfo fcinfo);
-static void bring_up_to_date(const char *name, int count);
+static int	lock_offsets(const char *projection, text *name);
+static void bring_up_to_date(ProjectionChange *change, text *name, int count);
 static void change_partitions(const ProjectionChange *change);
 static void update(Statement *statement, Datum *values, const char *nulls);
 
@@ -261,16 +263,8 @@ cqrs_projection_begin_change(ProjectionChange *change, text *name)
 	memset(change, 0, sizeof(ProjectionChange));
 	cqrs_role_enter(&change->scope, cqrs_catalog_extension_owner());
 	SPI_connect();
-	bring_up_to_date(projection->name, cqrs_projection_offset_lock_all(name));
-	/* Once more, for where they are now. */
-	count = cqrs_projection_offset_lock_all(name);
-	for (int i = 0; i < count; i++)
-	{
-		int64		position = DatumGetInt64(cqrs_statement_column(i, 3, NULL));
-
-		change->lowest = i == 0 ? position : Min(change->lowest, position);
-		change->highest = Max(change->highest, position);
-	}
+	count = lock_offsets(projection->name, name);
+	bring_up_to_date(change, name, count);
 	change->projection = cqrs_projection_registry_reload(name);
 	if (change->projection == NULL || strcmp(change->projection->owner_name, owner) != 0)
 		ereport(ERROR,
@@ -279,31 +273,57 @@ cqrs_projection_begin_change(ProjectionChange *change, text *name)
 				 errhint("Look at it again.")));
 }
 
+/* Waits for the batch that a worker is at; a rebuild gives way. */
+static int
+lock_offsets(const char *projection, text *name)
+{
+	ProjectionProgress *progress = cqrs_projection_progress_find(projection, 0);
+	volatile int count = 0;
+
+	if (progress == NULL)
+		return cqrs_projection_offset_lock_all(name);
+	cqrs_projection_progress_want(progress, true);
+	PG_TRY();
+	{
+		count = cqrs_projection_offset_lock_all(name);
+	}
+	PG_FINALLY();
+	{
+		cqrs_projection_progress_want(progress, false);
+	}
+	PG_END_TRY();
+	return count;
+}
+
 /*
  * Moves offsets to where their partitions have read, for the sake of events
  * that the projection did not want: a new filter is about what comes after.
+ * Notes where they all are.
  */
 static void
-bring_up_to_date(const char *name, int count)
+bring_up_to_date(ProjectionChange *change, text *name, int count)
 {
+	char	   *projection = text_to_cstring(name);
 	Datum	   *values = palloc(sizeof(Datum) * 3 * Max(count, 1));
-	int			behind = 0;
 
 	for (int i = 0; i < count; i++)
 	{
 		int			slice = DatumGetInt32(cqrs_statement_column(i, 1, NULL));
-		ProjectionProgress *progress = cqrs_projection_progress_find(name, slice);
-		int64		reached = progress ?
-		cqrs_projection_progress_read(progress, DatumGetInt64(cqrs_statement_column(i, 5, NULL))) : 0;
+		int64		position = DatumGetInt64(cqrs_statement_column(i, 3, NULL));
+		int64		replay_until = DatumGetInt64(cqrs_statement_column(i, 4, NULL));
+		ProjectionProgress *progress = cqrs_projection_progress_find(projection, slice);
 
-		if (reached <= DatumGetInt64(cqrs_statement_column(i, 3, NULL)))
-			continue;
-		values[3 * behind] = CStringGetTextDatum(name);
-		values[3 * behind + 1] = Int32GetDatum(slice);
-		values[3 * behind + 2] = Int64GetDatum(reached);
-		behind++;
+		if (progress)
+			position = Max(position,
+						   cqrs_projection_progress_read(progress, DatumGetInt64(cqrs_statement_column(i, 5, NULL))));
+		change->lowest = i == 0 ? position : Min(change->lowest, position);
+		change->highest = Max(change->highest, position);
+		change->replay_until = Max(change->replay_until, replay_until);
+		values[3 * i] = PointerGetDatum(name);
+		values[3 * i + 1] = Int32GetDatum(slice);
+		values[3 * i + 2] = Int64GetDatum(position);
 	}
-	for (int i = 0; i < behind; i++)
+	for (int i = 0; i < count; i++)
 		(void) cqrs_statement_write(&reached_statement, values + 3 * i, NULL);
 }
 
@@ -412,6 +432,12 @@ check_alter(FunctionCallInfo fcinfo, const Projection *projection)
 		return;
 	if (!PG_ARGISNULL(PARTITIONS) ? PG_GETARG_INT32(PARTITIONS) > 1 : projection->partitions > 1)
 		refuse_partitions(projection->name);
+	if (!projection->sync && cqrs_projection_offset_count_parked(projection->registered.name) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" has parked entities", projection->name),
+				 errdetail("A trigger could not hold their events back."),
+				 errhint("See cqrs.parked_event; use cqrs.retry_parked or cqrs.discard_parked first.")));
 	if (projection->state != PROJECTION_RUNNING && !projection->sync)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -453,17 +479,20 @@ concerns_trigger(FunctionCallInfo fcinfo)
 	return !PG_ARGISNULL(HANDLER) || !PG_ARGISNULL(ENTITY_TYPES) || !PG_ARGISNULL(EVENT_TYPES) || !PG_ARGISNULL(MODE);
 }
 
-/* Splits it now if all partitions are at the same position, else when they are. */
+/*
+ * Splits it now if all partitions are at the same position, else when they
+ * are; not while one of them replays what others do not.
+ */
 static void
 change_partitions(const ProjectionChange *change)
 {
 	text	   *name = change->projection->registered.name;
-	Datum		values[] = {PointerGetDatum(name), Int64GetDatum(change->highest)};
+	Datum		values[] = {PointerGetDatum(name), Int64GetDatum(Max(change->highest, change->replay_until))};
 
 	cqrs_projection_split_check_room();
-	if (change->lowest == change->highest)
+	if (change->lowest == change->highest && change->replay_until <= change->lowest)
 		cqrs_projection_split_replace(name, change->highest);
-	else if (change->projection->barrier == 0)
+	else
 		update(&barrier_statement, values, NULL);
 }
 

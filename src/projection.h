@@ -15,6 +15,7 @@ typedef struct ProjectionChange
 	RoleScope	scope;
 	int64		lowest;			/* offset of its partitions */
 	int64		highest;
+	int64		replay_until;	/* the highest of them */
 } ProjectionChange;
 
 extern void cqrs_projection_begin_change(ProjectionChange *change, text *name);

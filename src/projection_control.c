@@ -30,6 +30,15 @@ static Statement resume_statement = {
 	.argtypes = {TEXTOID}
 };
 
+/* A rebuild begins where it has begun, and a barrier lies after what is replayed. */
+static Statement barrier_statement = {
+	.sql = "UPDATE cqrs.projection SET start_position = least(start_position, $2),"
+	" barrier = CASE WHEN barrier IS NOT NULL THEN greatest($2,"
+	" (SELECT max(replay_until) FROM cqrs.projection_offset WHERE projection = $1)) END WHERE name = $1",
+	.nargs = 2,
+	.argtypes = {TEXTOID, INT8OID}
+};
+
 /* What was projected before is projected for a second time then. */
 static Statement reset_statement = {
 	.sql = "UPDATE cqrs.projection_offset SET replay_until = greatest(replay_until, position), position = $2"
@@ -109,6 +118,7 @@ cqrs_reset_projection(PG_FUNCTION_ARGS)
 	cqrs_projection_begin_change(&change, name);
 	refuse_trigger(change.projection, "reset");
 	(void) cqrs_statement_write(&reset_statement, values, NULL);
+	(void) cqrs_statement_write(&barrier_statement, values, NULL);
 	(void) cqrs_statement_write(&revise_statement, values, NULL);
 	cqrs_projection_end_change(&change);
 	PG_RETURN_VOID();

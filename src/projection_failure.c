@@ -50,6 +50,7 @@ static void count_attempt(Step *step, const ErrorData *error);
 static void give_up(Step *failed, const ErrorData *error);
 static void give_up_event(Step *step, void *arg);
 static void park_again(Step *step, void *arg);
+static bool is_as_it_was(Step *step, const Step *failed);
 static void describe(FailedEvent *event, const GiveUp *what);
 static void stop(Projection *projection, const GiveUp *what);
 static void run(const Step *failed, StepWork work, GiveUp *what);
@@ -206,13 +207,11 @@ give_up_event(Step *step, void *arg)
 	const Step *failed = what->failed;
 	ProjectionProgress *progress = step->partition->progress;
 	ProjectionOffset *offset = &step->partition->offset;
-	int64		before = offset->position;
 	Advance		advance = {0};
 	Projection *projection;
 	FailedEvent event;
 
-	/* Who came between has changed what the failure was about. */
-	if (!cqrs_projection_step_lease(step) || (offset->position != before && !failed->all_or_nothing))
+	if (!is_as_it_was(step, failed))
 		return;
 	projection = step->projection;
 	if (!failed->application.started || failed->all_or_nothing ||
@@ -232,6 +231,7 @@ give_up_event(Step *step, void *arg)
 		describe(&event, what);
 		event.first_failed_at = progress->first_failed_at;
 		event.attempts = progress->attempts;
+		event.replay_until = event.position <= offset->replay_until ? offset->replay_until : 0;
 		advance.parked = cqrs_projection_offset_park(offset, &event);
 		progress->parked_in_row++;
 	}
@@ -248,11 +248,20 @@ park_again(Step *step, void *arg)
 	GiveUp	   *what = arg;
 	FailedEvent event;
 
-	if (!cqrs_projection_step_lease(step))
+	if (!is_as_it_was(step, what->failed))
 		return;
 	describe(&event, what);
 	cqrs_projection_offset_park_again(&step->partition->offset, &event);
 	step->partition->retry_limit = 0;
+}
+
+/* Leases the offset; false if somebody came between, and changed what the failure was about. */
+static bool
+is_as_it_was(Step *step, const Step *failed)
+{
+	return cqrs_projection_step_lease(step) &&
+		step->leased_offset.revision == failed->leased_offset.revision &&
+		(failed->all_or_nothing || step->leased_offset.position == failed->leased_offset.position);
 }
 
 static void

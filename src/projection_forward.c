@@ -18,9 +18,11 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 
+#include "catalog.h"
 #include "compat.h"
 #include "journal.h"
 #include "position.h"
@@ -33,6 +35,16 @@
 	" AND slice >= $3 AND slice < $4" \
 	" AND ($5 IS NULL OR entity_type = ANY ($5)) AND ($6 IS NULL OR event_type = ANY ($6))"
 
+/* An entity that is about to be replayed. */
+typedef struct ParkedEntity
+{
+	Datum		entity_type;
+	Datum		entity_id;
+	int64		position;		/* of the event that failed */
+	int64		replay_until;	/* up to here its events were projected before */
+	int64		up_to;			/* up to here they are read now */
+}			ParkedEntity;
+
 static Statement read_statement = {
 	.sql = EVENTS_OF_PARTITION " ORDER BY position",
 	.nargs = 6,
@@ -40,15 +52,23 @@ static Statement read_statement = {
 };
 
 static Statement read_unparked_statement = {
-	.sql = EVENTS_OF_PARTITION " AND NOT EXISTS (SELECT FROM cqrs.parked_entity k WHERE k.slice = j.slice"
-	" AND k.projection = $7 AND k.entity_type = j.entity_type AND k.entity_id = j.entity_id"
-	" AND k.position <= j.position) ORDER BY position",
-	.nargs = 7,
-	.argtypes = {INT8OID, INT8OID, INT4OID, INT4OID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID}
+	.sql = EVENTS_OF_PARTITION " AND NOT EXISTS (SELECT FROM unnest($7, $8, $9) AS k (entity_type, entity_id, position)"
+	" WHERE k.entity_type = j.entity_type AND k.entity_id = j.entity_id AND k.position <= j.position) ORDER BY position",
+	.nargs = 9,
+	.argtypes = {
+		INT8OID, INT8OID, INT4OID, INT4OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT8ARRAYOID
+	}
+};
+
+static Statement parked_statement = {
+	.sql = "SELECT array_agg(entity_type::text), array_agg(entity_id::text), array_agg(position)"
+	" FROM cqrs.parked_entity WHERE projection = $1 AND slice >= $2 AND slice < $3",
+	.nargs = 3,
+	.argtypes = {TEXTOID, INT4OID, INT4OID}
 };
 
 static Statement next_parked_statement = {
-	.sql = "SELECT entity_type, entity_id, position FROM cqrs.parked_entity"
+	.sql = "SELECT entity_type, entity_id, position, replay_until FROM cqrs.parked_entity"
 	" WHERE projection = $1 AND slice >= $2 AND slice < $3 AND retry ORDER BY position LIMIT 1",
 	.nargs = 3,
 	.argtypes = {TEXTOID, INT4OID, INT4OID}
@@ -76,26 +96,31 @@ static Statement release_parked_statement = {
 
 static int64 bound(const Step *step, int64 from);
 static int	limit_of(const Step *step);
-static void move_on(Step *step, int64 from);
-static bool read_parked(Step *step, Datum *entity);
+static void move_on(Step *step);
+static void read_parked_entities(Step *step, const ProjectionOffset *offset, Datum *arrays);
+static void read_journal(Step *step, const RoleScope *scope, Statement *statement, Datum *values, const char *nulls, int limit);
+static bool find_parked(Step *step, ParkedEntity * entity);
+static void read_parked(Step *step, const ParkedEntity * entity);
+static void move_parked(const ProjectionOffset *offset, const ParkedEntity * entity, int64 position);
+static void release_parked(Step *step, const ParkedEntity * entity);
 
 /* Projects the next events. */
 void
 cqrs_projection_forward(Step *step, void *unused)
 {
-	int64		from;
-	int64		up_to;
+	EventRange	range = {.offset = &step->partition->offset};
 
 	if (!cqrs_projection_step_lease(step))
 		return;
-	from = cqrs_projection_forward_from(step);
-	up_to = bound(step, from);
-	step->reached = from;
-	if (up_to <= from)
+	range.after = cqrs_projection_forward_from(step);
+	range.up_to = bound(step, range.after);
+	range.limit = limit_of(step);
+	step->reached = range.after;
+	if (range.up_to <= range.after)
 		return;
-	cqrs_projection_forward_read(step, from, up_to, limit_of(step));
-	step->reached = step->batch.full ? step->batch.positions[step->batch.count - 1] : up_to;
-	move_on(step, from);
+	cqrs_projection_forward_read(step, &step->own, &range);
+	step->reached = step->batch.full ? step->batch.positions[step->batch.count - 1] : range.up_to;
+	move_on(step);
 	if (step->batch.count == 0)
 		return;
 	step->application.replay = step->reached <= step->partition->offset.replay_until &&
@@ -109,30 +134,23 @@ void
 cqrs_projection_forward_parked(Step *step, void *unused)
 {
 	ProjectionOffset *offset = &step->partition->offset;
-	Datum		entity[4];
-	Advance		release = {.parked = -1};
+	ParkedEntity entity = {0};
 
 	if (!cqrs_projection_step_lease(step))
 		return;
-	step->partition->retry = read_parked(step, entity);
+	step->partition->retry = find_parked(step, &entity);
 	if (!step->partition->retry)
 		return;
+	read_parked(step, &entity);
 	if (step->batch.full)
-	{
-		entity[3] = Int64GetDatum(step->batch.positions[step->batch.count - 1] + 1);
-		(void) cqrs_statement_write(&move_parked_statement, entity, NULL);
-	}
+		move_parked(offset, &entity, step->batch.positions[step->batch.count - 1] + 1);
+	else if (entity.up_to < cqrs_projection_forward_from(step))
+		move_parked(offset, &entity, entity.up_to + 1);
 	else
-	{
-		step->partition->retry_limit = 0;
-		release.position = cqrs_projection_forward_from(step);
-		(void) cqrs_statement_write(&release_parked_statement, entity, NULL);
-		cqrs_projection_offset_advance(offset, &release);
-	}
+		release_parked(step, &entity);
 	if (step->batch.count == 0)
 		return;
-	step->application.replay = !step->projection->replay_side_effects &&
-		step->batch.positions[step->batch.count - 1] <= offset->replay_until;
+	step->application.replay = entity.up_to <= entity.replay_until && !step->projection->replay_side_effects;
 	cqrs_projection_step_enter_owner(step);
 	cqrs_projection_step_apply(step);
 }
@@ -148,32 +166,64 @@ cqrs_projection_forward_from(const Step *step)
 }
 
 /*
- * Reads events of the partition that the projection wants, but for those of
- * parked entities, with a snapshot that is newer than the mark.
+ * Reads events of a partition that the projection wants, but for those of
+ * parked entities, with a snapshot that is newer than the mark.  Ourselves in
+ * the scope, SPI connected.
  */
 void
-cqrs_projection_forward_read(Step *step, int64 after, int64 up_to, int limit)
+cqrs_projection_forward_read(Step *step, const RoleScope *scope, const EventRange * range)
 {
 	Projection *projection = step->projection;
-	ProjectionOffset *offset = &step->partition->offset;
+	const ProjectionOffset *offset = range->offset;
 	Datum		values[] = {
-		Int64GetDatum(after), Int64GetDatum(up_to), Int32GetDatum(offset->slice), Int32GetDatum(offset->next_slice),
+		Int64GetDatum(range->after), Int64GetDatum(range->up_to),
+		Int32GetDatum(offset->slice), Int32GetDatum(offset->next_slice),
 		PointerGetDatum(projection->entity_types), PointerGetDatum(projection->event_types),
-		PointerGetDatum(offset->projection)
+		(Datum) 0, (Datum) 0, (Datum) 0
 	};
-	char		nulls[] = {' ', ' ', ' ', ' ', ' ', ' ', ' '};
+	char		nulls[] = {
+		' ', ' ', ' ', ' ', projection->entity_types ? ' ' : 'n', projection->event_types ? ' ' : 'n', ' ', ' ', ' '
+	};
 
-	if (projection->entity_types == NULL)
-		nulls[4] = 'n';
-	if (projection->event_types == NULL)
-		nulls[5] = 'n';
+	if (offset->parked > 0)
+		read_parked_entities(step, offset, values + 6);
+	read_journal(step, scope, offset->parked > 0 ? &read_unparked_statement : &read_statement, values, nulls, range->limit);
+}
+
+/* Which entities are parked, and from where on, as three arrays. */
+static void
+read_parked_entities(Step *step, const ProjectionOffset *offset, Datum *arrays)
+{
+	Datum		values[] = {
+		PointerGetDatum(offset->projection), Int32GetDatum(offset->slice), Int32GetDatum(offset->next_slice)
+	};
+
+	(void) cqrs_statement_write(&parked_statement, values, NULL);
 	MemoryContextSwitchTo(step->context);
+	for (int i = 0; i < 3; i++)
+	{
+		bool		isnull;
+		Datum		array = cqrs_statement_column(0, i + 1, &isnull);
+
+		arrays[i] = isnull ? PointerGetDatum(construct_empty_array(i < 2 ? TEXTOID : INT8OID)) :
+			PointerGetDatum(PG_DETOAST_DATUM_COPY(array));
+	}
+}
+
+/* As the owner of the journal. */
+static void
+read_journal(Step *step, const RoleScope *scope, Statement *statement, Datum *values, const char *nulls, int limit)
+{
+	RoleScope	journal;
+
+	MemoryContextSwitchTo(step->context);
+	cqrs_role_enter_own(&journal, scope, cqrs_catalog_relation_owner(cqrs_journal_relid()));
 	cqrs_projection_batch_begin(&step->batch);
 	PushActiveSnapshot(GetLatestSnapshot());
-	cqrs_projection_batch_read(&step->batch, offset->parked > 0 ? &read_unparked_statement : &read_statement,
-							   values, nulls, limit);
+	cqrs_projection_batch_read(&step->batch, statement, values, nulls, limit);
 	PopActiveSnapshot();
 	cqrs_projection_batch_end(&step->batch);
+	cqrs_role_leave(&journal);
 }
 
 /* Replays and first times are not mixed, and nothing goes past a barrier. */
@@ -199,7 +249,7 @@ limit_of(const Step *step)
 }
 
 static void
-move_on(Step *step, int64 from)
+move_on(Step *step)
 {
 	ProjectionOffset *offset = &step->partition->offset;
 	Advance		advance = {.position = step->reached};
@@ -211,36 +261,63 @@ move_on(Step *step, int64 from)
 
 /* False if there is none. */
 static bool
-read_parked(Step *step, Datum *entity)
+find_parked(Step *step, ParkedEntity * entity)
 {
-	Projection *projection = step->projection;
 	ProjectionOffset *offset = &step->partition->offset;
-	int			limit = step->partition->retry_limit;
-	Datum		which[] = {
+	Datum		values[] = {
 		PointerGetDatum(offset->projection), Int32GetDatum(offset->slice), Int32GetDatum(offset->next_slice)
 	};
-	Datum		values[5];
-	char		nulls[] = {' ', ' ', ' ', ' ', projection->event_types ? ' ' : 'n'};
 
-	if (cqrs_statement_write(&next_parked_statement, which, NULL) == 0)
+	if (cqrs_statement_write(&next_parked_statement, values, NULL) == 0)
 		return false;
 	MemoryContextSwitchTo(step->context);
-	values[0] = PointerGetDatum(PG_DETOAST_DATUM_COPY(cqrs_statement_column(0, 1, NULL)));
-	values[1] = PointerGetDatum(PG_DETOAST_DATUM_COPY(cqrs_statement_column(0, 2, NULL)));
-	values[2] = cqrs_statement_column(0, 3, NULL);
+	entity->entity_type = PointerGetDatum(PG_DETOAST_DATUM_COPY(cqrs_statement_column(0, 1, NULL)));
+	entity->entity_id = PointerGetDatum(PG_DETOAST_DATUM_COPY(cqrs_statement_column(0, 2, NULL)));
+	entity->position = DatumGetInt64(cqrs_statement_column(0, 3, NULL));
+	entity->replay_until = DatumGetInt64(cqrs_statement_column(0, 4, NULL));
 	/* What was read past the offset has left the entity out. */
-	values[3] = Int64GetDatum(cqrs_projection_forward_from(step));
-	values[4] = PointerGetDatum(projection->event_types);
-	entity[0] = PointerGetDatum(offset->projection);
-	entity[1] = values[0];
-	entity[2] = values[1];
+	entity->up_to = cqrs_projection_forward_from(step);
+	/* Replays and first times are not mixed. */
+	if (entity->position <= entity->replay_until)
+		entity->up_to = Min(entity->up_to, entity->replay_until);
+	return true;
+}
+
+static void
+read_parked(Step *step, const ParkedEntity * entity)
+{
+	Projection *projection = step->projection;
+	int			limit = step->partition->retry_limit;
+	Datum		values[] = {
+		entity->entity_type, entity->entity_id, Int64GetDatum(entity->position), Int64GetDatum(entity->up_to),
+		PointerGetDatum(projection->event_types)
+	};
+	char		nulls[] = {' ', ' ', ' ', ' ', projection->event_types ? ' ' : 'n'};
 
 	step->retried = true;
-	cqrs_projection_batch_begin(&step->batch);
-	PushActiveSnapshot(GetLatestSnapshot());
-	cqrs_projection_batch_read(&step->batch, &read_parked_statement, values, nulls,
-							   limit > 0 ? limit : projection->batch_size);
-	PopActiveSnapshot();
-	cqrs_projection_batch_end(&step->batch);
-	return true;
+	read_journal(step, &step->own, &read_parked_statement, values, nulls, limit > 0 ? limit : projection->batch_size);
+}
+
+/* Its events before a position are projected. */
+static void
+move_parked(const ProjectionOffset *offset, const ParkedEntity * entity, int64 position)
+{
+	Datum		values[] = {
+		PointerGetDatum(offset->projection), entity->entity_type, entity->entity_id, Int64GetDatum(position)
+	};
+
+	(void) cqrs_statement_write(&move_parked_statement, values, NULL);
+}
+
+/* All its events are projected, up to where the partition has read. */
+static void
+release_parked(Step *step, const ParkedEntity * entity)
+{
+	ProjectionOffset *offset = &step->partition->offset;
+	Datum		values[] = {PointerGetDatum(offset->projection), entity->entity_type, entity->entity_id};
+	Advance		advance = {.position = entity->up_to, .parked = -1};
+
+	step->partition->retry_limit = 0;
+	(void) cqrs_statement_write(&release_parked_statement, values, NULL);
+	cqrs_projection_offset_advance(offset, &advance);
 }

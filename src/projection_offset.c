@@ -59,14 +59,16 @@ static Statement advance_statement = {
 };
 
 static Statement park_statement = {
-	.sql = "INSERT INTO cqrs.parked_entity (projection, slice, entity_type, entity_id, position,"
-	" sqlstate, error, attempts, first_failed_at, last_failed_at)"
-	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (slice, projection, entity_type, entity_id)"
-	" DO UPDATE SET position = excluded.position, sqlstate = excluded.sqlstate, error = excluded.error,"
+	.sql = "INSERT INTO cqrs.parked_entity AS k (projection, slice, entity_type, entity_id, position,"
+	" sqlstate, error, attempts, first_failed_at, last_failed_at, replay_until)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (slice, projection, entity_type, entity_id)"
+	" DO UPDATE SET replay_until = greatest(k.replay_until, k.position - 1), position = excluded.position, sqlstate = excluded.sqlstate, error = excluded.error,"
 	" attempts = excluded.attempts, first_failed_at = excluded.first_failed_at,"
 	" last_failed_at = excluded.last_failed_at, retry = false RETURNING xmax = 0",
-	.nargs = 10,
-	.argtypes = {TEXTOID, INT4OID, TEXTOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID}
+	.nargs = 11,
+	.argtypes = {
+		TEXTOID, INT4OID, TEXTOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID
+	}
 };
 
 static Statement park_again_statement = {
@@ -157,7 +159,7 @@ bool
 cqrs_projection_offset_park(const ProjectionOffset *offset, const FailedEvent *failed)
 {
 	Datum		attributes[EVENT_ATTRIBUTES];
-	Datum		values[10];
+	Datum		values[11];
 
 	deform_event(failed->event, attributes);
 	values[0] = PointerGetDatum(offset->projection);
@@ -170,6 +172,7 @@ cqrs_projection_offset_park(const ProjectionOffset *offset, const FailedEvent *f
 	values[7] = Int32GetDatum(failed->attempts);
 	values[8] = TimestampTzGetDatum(failed->first_failed_at);
 	values[9] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[10] = Int64GetDatum(failed->replay_until);
 	(void) cqrs_statement_write(&park_statement, values, NULL);
 	return DatumGetBool(cqrs_statement_column(0, 1, NULL));
 }

@@ -36,6 +36,7 @@ typedef struct FailedEvent
 {
 	Datum		event;			/* a cqrs.event */
 	int64		position;
+	int64		replay_until;	/* if it was projected before: up to where */
 	const char *sqlstate;
 	const char *error;
 	int			attempts;

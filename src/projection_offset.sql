@@ -22,6 +22,7 @@ CREATE TABLE cqrs.parked_entity (
     entity_type text COLLATE "C" NOT NULL,
     entity_id text COLLATE "C" NOT NULL,
     position bigint NOT NULL,
+    replay_until bigint NOT NULL,
     sqlstate text NOT NULL,
     error text NOT NULL,
     attempts integer NOT NULL,
@@ -32,4 +33,4 @@ CREATE TABLE cqrs.parked_entity (
 );
 SELECT pg_catalog.pg_extension_config_dump('cqrs.parked_entity', '');
 COMMENT ON TABLE cqrs.parked_entity IS
-    'Entities whose events a projection holds back from position on, because the event there failed; retry: somebody wants them replayed.';
+    'Entities whose events a projection holds back from position on, because the event there failed; replay_until: up to here its events were projected before; retry: somebody wants them replayed.';

@@ -5,7 +5,8 @@
  * The truth is in cqrs.projection_offset, and moves with the transaction of a
  * batch.  Here is what need not survive: how far the partition was read where
  * nothing matched, what it is failing at, and what the views show.  An entry
- * is made when a worker first sees the partition, from its offset.
+ * is made when somebody first asks for it, and filled by a worker from the
+ * partition's offset.
  *
  * Shared state and who touches it:
  *	the array	entries are made and freed under the lock, exclusive, and looked
@@ -13,6 +14,7 @@
  *				database that has claimed it, or when the database is gone.
  *	worker		by compare-and-exchange from 0 (claim) and back (release), by a
  *				process that lives; one that exits gives back what it has.
+ *	wanted		counted up and down by sessions, atomically
  *	the rest	written by who has claimed it, read by all, under the mutex;
  *				what it is failing at is of no use to others but to be shown,
  *				word by word, and is written without.
@@ -69,6 +71,7 @@ init_progress(void *area)
 		ProjectionProgress *entry = &((ProjectionProgress *) area)[i];
 
 		pg_atomic_init_u32(&entry->worker, 0);
+		pg_atomic_init_u32(&entry->wanted, 0);
 		ConditionVariableInit(&entry->moved);
 		SpinLockInit(&entry->mutex);
 	}
@@ -164,13 +167,26 @@ cqrs_projection_progress_changed(bool (*exists) (const char *projection, int sli
 			continue;
 		if (!exists(NameStr(entry->projection), entry->slice) && cqrs_projection_progress_claim(entry))
 		{
+			/* In this order: who makes it anew shall find nobody at it. */
 			LWLockAcquire(lock, LW_EXCLUSIVE);
+			cqrs_projection_progress_release(entry);
 			entry->database = InvalidOid;
 			LWLockRelease(lock);
-			cqrs_projection_progress_release(entry);
 		}
 		ConditionVariableBroadcast(&entry->moved);
 	}
+}
+
+void
+cqrs_projection_progress_want(ProjectionProgress *progress, bool wanted)
+{
+	(void) pg_atomic_fetch_add_u32(&progress->wanted, wanted ? 1 : -1);
+}
+
+bool
+cqrs_projection_progress_is_wanted(ProjectionProgress *progress)
+{
+	return pg_atomic_read_u32(&progress->wanted) > 0;
 }
 
 /* Moves only forward, unless the offset was changed by somebody. */
@@ -368,8 +384,10 @@ refuse_full(void)
 static void
 on_exit_claimant(int code, Datum arg)
 {
-	if (claimed)
-		cqrs_projection_progress_release(claimed);
+	if (claimed == NULL)
+		return;
+	cqrs_projection_progress_rebuild(claimed, 0, 0, 0);
+	cqrs_projection_progress_release(claimed);
 }
 
 static void

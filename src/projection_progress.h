@@ -20,6 +20,8 @@ typedef struct ProjectionProgress
 	NameData	projection;
 	/* Claim */
 	pg_atomic_uint32 worker;	/* pid of who is at it; 0: nobody */
+	pg_atomic_uint32 wanted;	/* by how many who want to change the
+								 * projection */
 	ConditionVariable moved;	/* broadcast when there is something new below */
 
 	slock_t		mutex;			/* guards what follows; written by who is at
@@ -65,7 +67,11 @@ extern bool cqrs_projection_progress_claim(ProjectionProgress *progress);
 extern void cqrs_projection_progress_release(ProjectionProgress *progress);
 extern void cqrs_projection_progress_changed(bool (*exists) (const char *projection, int slice));
 
+/* Called by who wants to change the projection, around waiting for its offsets. */
+extern void cqrs_projection_progress_want(ProjectionProgress *progress, bool wanted);
+
 /* Called by who is at the partition. */
+extern bool cqrs_projection_progress_is_wanted(ProjectionProgress *progress);
 extern void cqrs_projection_progress_reached(ProjectionProgress *progress, int64 revision, int64 position);
 extern void cqrs_projection_progress_count(ProjectionProgress *progress, int64 events);
 extern void cqrs_projection_progress_failed(ProjectionProgress *progress, const ErrorData *error);

@@ -18,6 +18,8 @@
  * is undone and the projection stops with the old contents.
  *
  * All offsets of the projection are locked, so no worker projects meanwhile.
+ * Who wants to change the projection says so in shared memory, and the rebuild
+ * gives way.
  */
 #include "postgres.h"
 
@@ -33,6 +35,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "entity_lock.h"
 #include "projection_failure.h"
 #include "projection_forward.h"
 #include "projection_rebuild.h"
@@ -56,12 +59,16 @@ static Statement parked_statement = {
 	.argtypes = {TEXTOID}
 };
 
+#define LOCK_TIMEOUT	"10s"	/* for tables and offsets; then it is tried
+								 * again later */
+
 /* A rebuild under way. */
 typedef struct Rebuild
 {
 	Step	   *step;
 	ProjectionOffset *offsets;
 	int			offset_count;
+	ProjectionOffset *offset;	/* of the partition that is replayed */
 	MemoryContext chunk;		/* what one chunk needs */
 	int64		events;
 	int64		target;			/* the highest offset */
@@ -71,12 +78,12 @@ typedef struct Rebuild
 	int			parked_in_row;
 } Rebuild;
 
-static bool begin(Rebuild *rebuild);
 static void lock_offsets(Rebuild *rebuild);
+static bool begin(Rebuild *rebuild);
 static void finish(text *name);
 static void empty_tables(const Projection *projection);
 static void prepare(Projection *projection);
-static void replay_partition(Rebuild *rebuild, const ProjectionOffset *offset);
+static void replay_partition(Rebuild *rebuild, ProjectionOffset *offset);
 static int64 replay_chunk(Rebuild *rebuild, int64 from);
 static void read_chunk(Rebuild *rebuild, int64 from, int64 up_to);
 static ErrorData *apply_chunk(Step *step);
@@ -89,10 +96,12 @@ cqrs_projection_rebuild_all(Step *step, void *unused)
 	Rebuild		rebuild = {.step = step};
 
 	step->all_or_nothing = true;
+	cqrs_projection_step_limit_locks(LOCK_TIMEOUT);
 	lock_offsets(&rebuild);
 	if (!begin(&rebuild))
 		return;
 	cqrs_projection_step_enter_owner(step);
+	cqrs_projection_step_limit_locks(LOCK_TIMEOUT);
 	empty_tables(step->projection);
 	if (step->projection->prepare)
 		prepare(step->projection);
@@ -126,14 +135,16 @@ static bool
 begin(Rebuild *rebuild)
 {
 	Step	   *step = rebuild->step;
-	text	   *name = step->partition->offset.projection;
-	Projection *projection = cqrs_projection_registry_reload(name);
+	ProjectionOffset committed;
 
-	if (projection == NULL || !projection->rebuild || projection->state != PROJECTION_RUNNING)
+	if (!cqrs_projection_step_lease(step) || !step->projection->rebuild)
 		return false;
-	finish(name);
+	committed = step->leased_offset;
+	finish(committed.projection);
 	if (!cqrs_projection_step_lease(step))
-		return false;
+		elog(ERROR, "projection is gone");
+	/* To this it goes back if all of it is undone. */
+	step->leased_offset = committed;
 	for (int i = 0; i < rebuild->offset_count; i++)
 		if (!cqrs_projection_offset_lease(&rebuild->offsets[i]))
 			elog(ERROR, "offset %d of projection \"%s\" is gone", i, step->projection->name);
@@ -166,35 +177,52 @@ empty_tables(const Projection *projection)
 	(void) set_config_option("row_security", "on", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
+/* It was called when the projection was created, so what it does is a replay, too. */
 static void
 prepare(Projection *projection)
 {
+	RunningHandler running;
 	bool		isnull;
 
 	cqrs_handler_resolve(projection->prepare, projection->owner);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	(void) cqrs_handler_call(projection->prepare, NULL, &isnull);
+	if (!projection->replay_side_effects)
+		cqrs_entity_lock_begin_handler(&running, RUNNING_REPLAY, NULL);
+	PG_TRY();
+	{
+		(void) cqrs_handler_call(projection->prepare, NULL, &isnull);
+	}
+	PG_FINALLY();
+	{
+		if (!projection->replay_side_effects)
+			cqrs_entity_lock_end_handler(&running);
+	}
+	PG_END_TRY();
 	PopActiveSnapshot();
 	CommandCounterIncrement();
 }
 
+/* Gives way to somebody who wants to change the projection; it begins anew then. */
 static void
-replay_partition(Rebuild *rebuild, const ProjectionOffset *offset)
+replay_partition(Rebuild *rebuild, ProjectionOffset *offset)
 {
 	Step	   *step = rebuild->step;
-	Partition  *partition = palloc(sizeof(Partition));
+	ProjectionProgress *progress = step->partition->progress;
 	int64		from = step->projection->start_position;
 
-	*partition = *step->partition;
-	partition->offset = *offset;
-	step->partition = partition;
+	rebuild->offset = offset;
 	rebuild->limit = 0;
 	rebuild->suspect_until = 0;
 	while (from < offset->position)
 	{
 		from = replay_chunk(rebuild, from);
-		cqrs_projection_progress_rebuild(partition->progress, rebuild->events, from, rebuild->target);
+		cqrs_projection_progress_rebuild(progress, rebuild->events, from, rebuild->target);
 		CHECK_FOR_INTERRUPTS();
+		if (cqrs_projection_progress_is_wanted(progress))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_IN_USE),
+					 errmsg("rebuild of projection \"%s\" is put off", step->projection->name),
+					 errdetail("Somebody wants to change the projection.")));
 	}
 }
 
@@ -203,7 +231,7 @@ static int64
 replay_chunk(Rebuild *rebuild, int64 from)
 {
 	Step	   *step = rebuild->step;
-	int64		up_to = Min(from + CQRS_PROJECTION_WINDOW, step->partition->offset.position);
+	int64		up_to = Min(from + CQRS_PROJECTION_WINDOW, rebuild->offset->position);
 	ErrorData  *error;
 
 	read_chunk(rebuild, from, up_to);
@@ -227,13 +255,14 @@ read_chunk(Rebuild *rebuild, int64 from, int64 up_to)
 {
 	Step	   *step = rebuild->step;
 	int			limit = rebuild->limit > 0 ? rebuild->limit : step->projection->batch_size;
+	EventRange	range = {rebuild->offset, from, up_to, Min(limit, step->projection->batch_size)};
 	RoleScope	own;
 
 	MemoryContextReset(rebuild->chunk);
 	step->context = rebuild->chunk;
 	cqrs_role_enter(&own, step->owner.user);
 	SPI_connect();
-	cqrs_projection_forward_read(step, from, up_to, Min(limit, step->projection->batch_size));
+	cqrs_projection_forward_read(step, &own, &range);
 	SPI_finish();
 	cqrs_role_leave(&own);
 }
@@ -289,11 +318,16 @@ static void
 give_up_event(Rebuild *rebuild, ErrorData *error)
 {
 	Step	   *step = rebuild->step;
-	ProjectionOffset *offset = &step->partition->offset;
+	ProjectionOffset *offset = rebuild->offset;
 	Advance		advance = {.position = offset->position};
-	TimestampTz now = GetCurrentTimestamp();
 	FailedEvent event = {
-		step->batch.events[0], step->batch.positions[0], unpack_sql_state(error->sqlerrcode), error->message, 1, now
+		.event = step->batch.events[0],
+		.position = step->batch.positions[0],
+		.replay_until = offset->position,
+		.sqlstate = unpack_sql_state(error->sqlerrcode),
+		.error = error->message,
+		.attempts = 1,
+		.first_failed_at = GetCurrentTimestamp()
 	};
 	RoleScope	own;
 

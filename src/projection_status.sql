@@ -18,6 +18,9 @@ CREATE VIEW cqrs.projection_status AS
            p.mode,
            CASE WHEN m.held THEN 'held'
                 WHEN p.state <> 'running' THEN p.state
+                WHEN p.has_trigger AND NOT EXISTS (
+                    SELECT FROM pg_trigger t WHERE t.tgrelid = to_regclass('cqrs.journal')
+                        AND t.tgname = 'projection_' || p.name AND t.tgenabled IN ('O', 'A')) THEN 'without trigger'
                 WHEN p.has_trigger THEN 'running'
                 WHEN m.worker NOT IN ('running', 'resting') THEN m.worker
                 WHEN p.rebuild THEN 'rebuilding'
@@ -53,7 +56,7 @@ CREATE VIEW cqrs.projection_status AS
                                     WHEN g.revision = o.revision THEN greatest(o.position, g.reached)
                                     ELSE o.position END AS position) s;
 COMMENT ON VIEW cqrs.projection_status IS
-    'The projections, a row for each partition. state: running, retrying (after an error), stopped (by last_error), paused, rebuilding, splitting, catching up (a sync one before its trigger exists), held (cqrs.adopt), or why no worker runs: off, waiting for a slot, restarting, barred, starting. position: up to where events are projected; lag_events: positions between there and the high-water mark; lag_time: how old the first event after it is; events_per_second: of the last seconds; events, batches, retries: since the server was started; parked: entities; skipped: events passed over; worker: pid of who is at it.';
+    'The projections, a row for each partition. state: running, retrying (after an error), stopped (by last_error), paused, rebuilding, splitting, catching up (a sync one before its trigger exists), without trigger (somebody has dropped or disabled it: events are missing), held (cqrs.adopt), or why no worker runs: off, waiting for a slot, restarting, barred, starting. position: up to where events are projected; lag_events: positions between there and the high-water mark; lag_time: how old the first event after it is; events_per_second: of the last seconds; events, batches, retries: since the server was started; parked: entities; skipped: events passed over; worker: pid of who is at it.';
 
 CREATE FUNCTION cqrs.list_parked(
     OUT projection text, OUT entity_type text, OUT entity_id text, OUT failed_position bigint, OUT event_type text,

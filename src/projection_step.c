@@ -12,8 +12,9 @@
  * projection_failure.c's to say.  What the step has read outlives the
  * transaction, so that it can be said which event failed.
  *
- * The worker is a superuser's session and our statements run as that; none of
- * them calls what a user could have made.  Commits are asynchronous: a crash
+ * The worker is a superuser's session.  Our statements on our own tables run as
+ * that, with search_path pinned; the journal is read as its owner, whose
+ * indexes may call what he has made.  Commits are asynchronous: a crash
  * takes back the effect and the offset together, and never an event without
  * what was made of it.  Only a transaction that wrote events itself is
  * flushed, for others than us may act on them.
@@ -23,6 +24,7 @@
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
@@ -30,11 +32,13 @@
 
 #include "compat.h"
 #include "position.h"
+#include "projection_settings.h"
 #include "projection_step.h"
 #include "worker_process.h"
 
 #define BUSY_MS		100
 
+static void leave_own(Step *step);
 static ErrorData *take_error(MemoryContext context);
 
 /*
@@ -52,6 +56,7 @@ cqrs_projection_step_run(Step *step, StepWork work, void *arg)
 	{
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
+		cqrs_role_enter(&step->own, GetUserId());
 		MemoryContextSwitchTo(context);
 		SPI_connect();
 		MemoryContextSwitchTo(context);
@@ -59,7 +64,7 @@ cqrs_projection_step_run(Step *step, StepWork work, void *arg)
 		if (step->as_owner)
 			cqrs_role_restore_settings(&step->owner);
 		else
-			SPI_finish();
+			leave_own(step);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 	}
@@ -88,13 +93,12 @@ cqrs_projection_step_run(Step *step, StepWork work, void *arg)
 bool
 cqrs_projection_step_lease(Step *step)
 {
-	Partition  *partition = step->partition;
-	ProjectionOffset *offset = &partition->offset;
+	ProjectionOffset *offset = &step->partition->offset;
 	Projection *projection;
 
 	if (!cqrs_projection_offset_lease(offset))
 	{
-		partition->busy_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUSY_MS);
+		cqrs_projection_step_put_off(step);
 		return false;
 	}
 	projection = cqrs_projection_registry_find(offset->projection);
@@ -111,6 +115,20 @@ cqrs_projection_step_lease(Step *step)
 	return true;
 }
 
+/* Has the partition left alone for a moment. */
+void
+cqrs_projection_step_put_off(Step *step)
+{
+	step->partition->busy_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUSY_MS);
+}
+
+/* How long locks are waited for from now on, to the end of the transaction; 0: for ever. */
+void
+cqrs_projection_step_limit_locks(const char *timeout)
+{
+	(void) set_config_option("lock_timeout", timeout, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+}
+
 /* From here on the transaction is the owner's.  Ends SPI. */
 void
 cqrs_projection_step_enter_owner(Step *step)
@@ -123,9 +141,17 @@ cqrs_projection_step_enter_owner(Step *step)
 				 errmsg("role \"%s\", owner of projection \"%s\", does not exist",
 						projection->owner_name, projection->name),
 				 errhint("A superuser can set another with cqrs.alter_projection(..., owner => ...).")));
-	SPI_finish();
+	cqrs_projection_settings_check_may_read(projection->owner);
+	leave_own(step);
 	cqrs_role_enter_until_commit(&step->owner, projection->owner, projection->handler.search_path);
 	step->as_owner = true;
+}
+
+static void
+leave_own(Step *step)
+{
+	SPI_finish();
+	cqrs_role_leave(&step->own);
 }
 
 /* Calls the handler for the events that were read, for a limited time. */

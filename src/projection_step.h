@@ -32,7 +32,8 @@ typedef struct Step
 	Application application;
 	bool		all_or_nothing; /* no event can be given up for others */
 	bool		retried;		/* they are of an entity that was parked */
-	/* Owner: whose scope was entered */
+	/* Scopes: ours at first, then the owner's */
+	RoleScope	own;
 	RoleScope	owner;
 	bool		as_owner;
 	TimestampTz started_at;
@@ -47,6 +48,8 @@ typedef void (*StepWork) (Step *step, void *arg);
 
 extern ErrorData *cqrs_projection_step_run(Step *step, StepWork work, void *arg);
 extern bool cqrs_projection_step_lease(Step *step);
+extern void cqrs_projection_step_put_off(Step *step);
+extern void cqrs_projection_step_limit_locks(const char *timeout);
 extern void cqrs_projection_step_enter_owner(Step *step);
 extern void cqrs_projection_step_apply(Step *step);
 extern bool cqrs_projection_step_timed_out(const Step *step);

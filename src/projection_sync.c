@@ -27,7 +27,6 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -37,6 +36,7 @@
 #include "journal.h"
 #include "position.h"
 #include "projection_forward.h"
+#include "projection_settings.h"
 #include "projection_sync.h"
 #include "worker.h"
 
@@ -154,14 +154,22 @@ cqrs_projection_sync_attach(Step *step, void *unused)
 {
 	Projection *projection;
 	ProjectionOffset *offset = &step->partition->offset;
+	EventRange	range = {.offset = offset, .up_to = PG_INT64_MAX};
+	Datum		name = PointerGetDatum(offset->projection);
 	Advance		advance = {0};
 
 	if (!cqrs_projection_step_lease(step))
 		return;
 	projection = step->projection;
-	(void) set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+	/* Somebody may have changed his mind since this was found to be due. */
+	if (!projection->sync || projection->rebuild || projection->barrier > 0 || offset->parked > 0)
+		return;
+	cqrs_projection_step_limit_locks(LOCK_TIMEOUT);
 	cqrs_projection_sync_lock();
-	cqrs_projection_forward_read(step, cqrs_projection_forward_from(step), PG_INT64_MAX, projection->batch_size);
+	cqrs_projection_step_limit_locks("0");
+	range.after = cqrs_projection_forward_from(step);
+	range.limit = projection->batch_size;
+	cqrs_projection_forward_read(step, &step->own, &range);
 	if (step->batch.full)
 		return;
 	if (step->batch.count > 0)
@@ -169,11 +177,7 @@ cqrs_projection_sync_attach(Step *step, void *unused)
 	advance.position = step->reached;
 	cqrs_projection_offset_advance(offset, &advance);
 	cqrs_projection_sync_create_trigger(projection);
-	{
-		Datum		name = PointerGetDatum(offset->projection);
-
-		(void) cqrs_statement_write(&attached_statement, &name, NULL);
-	}
+	(void) cqrs_statement_write(&attached_statement, &name, NULL);
 	cqrs_projection_registry_changed();
 	cqrs_worker_look_at_commit();
 	if (step->batch.count == 0)
@@ -193,12 +197,13 @@ cqrs_project(PG_FUNCTION_ARGS)
 	EventBatch	batch;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || trigger->tg_trigger->tgnargs != 1 ||
-		!TRIGGER_FIRED_AFTER(trigger->tg_event) || !TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
+		!TRIGGER_FIRED_AFTER(trigger->tg_event) || !TRIGGER_FIRED_BY_INSERT(trigger->tg_event) ||
+		(scope && RelationGetRelid(trigger->tg_relation) != cqrs_journal_relid()))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("cqrs.project is the function of the triggers of projections"),
 				 errhint("cqrs.create_projection makes them, with mode => 'sync'.")));
-	if (scope == NULL || RelationGetRelid(trigger->tg_relation) != cqrs_journal_relid())
+	if (scope == NULL)
 		return PointerGetDatum(NULL);
 	projection = cqrs_projection_registry_find(cstring_to_text(trigger->tg_trigger->tgargs[0]));
 	if (projection == NULL || !OidIsValid(projection->owner))
@@ -209,6 +214,7 @@ cqrs_project(PG_FUNCTION_ARGS)
 				 : errmsg("projection \"%s\" does not exist", trigger->tg_trigger->tgargs[0]),
 				 errhint("Drop the trigger %s, or restore the projection.", trigger->tg_trigger->tgname)));
 
+	cqrs_projection_settings_check_may_read(projection->owner);
 	cqrs_projection_batch_begin(&batch);
 	if (TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
 		take_row(&batch, trigger);
@@ -276,7 +282,10 @@ take_table(EventBatch *batch, TriggerData *trigger, const Projection *projection
 {
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(trigger->tg_relation), &TTSOpsMinimalTuple);
 
-	/* All triggers of the statement share the table; who came before has read it. */
+	/*
+	 * All triggers of the statement share the table; who came before has read
+	 * it.
+	 */
 	tuplestore_select_read_pointer(trigger->tg_newtable, 0);
 	tuplestore_rescan(trigger->tg_newtable);
 	while (tuplestore_gettupleslot(trigger->tg_newtable, true, false, slot))

@@ -139,10 +139,12 @@ find_work(StepWork *work, long *wait_ms)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	Partition  *found = NULL;
+	RoleScope	scope;
 	int64		mark;
 
 	*wait_ms = -1;
 	StartTransactionCommand();
+	cqrs_role_enter(&scope, GetUserId());
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (refresh(&mark) > mark && cqrs_position_prepared_lowest(PG_INT64_MAX) < PG_INT64_MAX)
 		*wait_ms = PREPARED_SLEEP_MS;
@@ -158,7 +160,15 @@ find_work(StepWork *work, long *wait_ms)
 			next_partition = (next_partition + i + 1) % partition_count;
 		}
 	}
+
+	/*
+	 * What we were told while we looked, whether or not it has set the latch
+	 * for us.
+	 */
+	if (found == NULL && cqrs_projection_registry_changes() != seen_messages)
+		*wait_ms = 0;
 	PopActiveSnapshot();
+	cqrs_role_leave(&scope);
 	CommitTransactionCommand();
 	return found;
 }
@@ -184,6 +194,9 @@ refresh(int64 *mark)
 		read_partitions();
 		cqrs_projection_progress_changed(is_listed);
 	}
+	/* First what may wait for locks, and swallow a wake-up, then the mark. */
+	for (int i = 0; i < partition_count; i++)
+		(void) cqrs_projection_registry_find(partitions[i].offset.projection);
 	*mark = cqrs_position_high_water_mark();
 	return cqrs_position_last();
 }
@@ -223,7 +236,7 @@ read_partitions(void)
 	MemoryContextSwitchTo(old);
 	SPI_finish();
 	PopActiveSnapshot();
-	next_partition = 0;
+	next_partition = partition_count > 0 ? next_partition % partition_count : 0;
 }
 
 static void
@@ -263,7 +276,8 @@ work_of(Partition *partition, int64 mark, TimestampTz now, long *wait_ms)
 
 	if (projection == NULL || projection->state != PROJECTION_RUNNING || projection->has_trigger ||
 		pg_atomic_read_u32(&progress->worker) != 0 ||
-		!has_waited(partition->busy_until, now, wait_ms) || !has_waited(progress->retry_at, now, wait_ms))
+		!has_waited(partition->busy_until, now, wait_ms) ||
+		(known && !has_waited(progress->retry_at, now, wait_ms)))
 		return NULL;
 	if (projection->rebuild)
 		return offset->slice == 0 ? cqrs_projection_rebuild_all : NULL;

@@ -147,15 +147,22 @@ cqrs_worker_look_at_commit(void)
 void
 cqrs_worker_wake(void)
 {
+	cqrs_worker_wake_sleepers(MyDatabaseId);
+	if (pg_atomic_read_u32(&cqrs_worker_shared->resting) > 0)
+		wake_resting();
+}
+
+/* Those of one database, or of all if it is invalid; who rests stays at rest. */
+void
+cqrs_worker_wake_sleepers(Oid database)
+{
 	for (int i = 0; i < cqrs_worker_shared->slot_count; i++)
 	{
 		WorkerSlot *slot = &cqrs_worker_shared->slots[i];
 
-		if (slot->database == MyDatabaseId)
+		if (slot->database == database || !OidIsValid(database))
 			cqrs_worker_wake_process(&slot->sleeper);
 	}
-	if (pg_atomic_read_u32(&cqrs_worker_shared->resting) > 0)
-		wake_resting();
 }
 
 /* Sets the latch of a process, if there is one. */

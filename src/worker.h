@@ -28,6 +28,7 @@ typedef struct WorkerDatabase
 	/* Wanted */
 	bool		look;			/* what it wants has to be found out */
 	uint64		changes;		/* that were committed */
+	uint64		looked_at;		/* which of them wanted is about */
 	int			wanted[CQRS_WORKER_KINDS];
 	/* Kept out */
 	int			barred;			/* by so many sessions */
@@ -80,6 +81,7 @@ extern const WorkerKind *cqrs_worker_kind(int kind);
 extern int	cqrs_worker_kind_count(void);
 extern WorkerDatabase *cqrs_worker_database(Oid database, bool make);
 extern void cqrs_worker_forget(WorkerDatabase *entry);
+extern void cqrs_worker_wake_sleepers(Oid database);
 extern void cqrs_worker_wake_process(pg_atomic_uint32 *process);
 extern uint32 cqrs_worker_me(void);
 

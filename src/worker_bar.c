@@ -53,6 +53,7 @@ static bool names_extension(const DropStmt *statement);
 static Oid	database_of_extension(void);
 static bool is_commit_prepared(Node *statement);
 static void bar(Oid database);
+static bool is_worker_of(Oid database);
 static bool tell_to_leave(Oid database);
 static void lift(Oid database);
 
@@ -185,6 +186,11 @@ bar(Oid database)
 
 	if (list_member_oid(barred, database))
 		return;
+	if (is_worker_of(database))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("this command cannot be carried out by a background worker of the database"),
+				 errdetail("The worker would have to leave the database first.")));
 	/* First what may fail. */
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	barred = lappend_oid(barred, database);
@@ -205,6 +211,20 @@ bar(Oid database)
 	while (tell_to_leave(database))
 		ConditionVariableSleep(&cqrs_worker_shared->left, PG_WAIT_EXTENSION);
 	ConditionVariableCancelSleep();
+}
+
+/* Is it a handler that wants its own worker to leave? */
+static bool
+is_worker_of(Oid database)
+{
+	bool		found = false;
+
+	LWLockAcquire(cqrs_worker_lock, LW_SHARED);
+	for (int i = 0; i < cqrs_worker_shared->slot_count; i++)
+		if (cqrs_worker_shared->slots[i].database == database && cqrs_worker_shared->slots[i].pid == MyProcPid)
+			found = true;
+	LWLockRelease(cqrs_worker_lock);
+	return found;
 }
 
 /* False if there is nobody to be told. */

@@ -43,6 +43,8 @@
 #include "worker_launcher.h"
 
 #define RESTART_S		5
+#define NO_SLOT		(-1)
+#define NOT_WANTED	(-2)
 #define SHORTAGE_WAIT_MS	1000	/* others return slots without telling us */
 
 /* What is to be started. */
@@ -73,6 +75,7 @@ static void reload_settings(void);
 static void look_at_all(void);
 static void look_at_unlooked(void);
 static long start_wanted(void);
+static void free_kept(void);
 static void free_unstarted(void);
 static long list_starts(StartList *list);
 static void add_starts_of(const WorkerDatabase *entry, StartList *list);
@@ -116,6 +119,7 @@ cqrs_worker_launcher_main(Datum arg)
 	before_shmem_exit(on_exit_launcher, (Datum) 0);
 	pg_atomic_write_u32(&cqrs_worker_shared->launcher, cqrs_worker_me());
 
+	free_kept();
 	look_at_all();
 	while (!ShutdownRequestPending)
 	{
@@ -222,6 +226,20 @@ start_wanted(void)
 	announce_shortage(&list, started);
 	pfree(list.starts);
 	return started < list.count ? SHORTAGE_WAIT_MS : wait_ms;
+}
+
+/*
+ * Frees the slots that a launcher before us has kept for workers that have not
+ * started.  One that does yet finds its slot not its own, and leaves.
+ */
+static void
+free_kept(void)
+{
+	LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
+	for (int i = 0; i < cqrs_worker_shared->slot_count; i++)
+		if (OidIsValid(cqrs_worker_shared->slots[i].database) && cqrs_worker_shared->slots[i].pid == 0)
+			free_slot(i);
+	LWLockRelease(cqrs_worker_lock);
 }
 
 /* Frees the slots of workers that the postmaster could not start. */
@@ -354,7 +372,8 @@ may_connect(Oid database)
 	{
 		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
 
-		may = !form->datistemplate && form->datallowconn;
+		/* A limit of -2 is left by a DROP DATABASE that was interrupted. */
+		may = !form->datistemplate && form->datallowconn && form->datconnlimit != -2;
 	}
 	systable_endscan(scan);
 	table_close(relation, AccessShareLock);
@@ -392,7 +411,7 @@ start_worker(const Start *start)
 	bool		registered;
 
 	if (slot < 0)
-		return false;
+		return slot == NOT_WANTED;
 	snprintf(worker.bgw_type, BGW_MAXLEN, "pg_cqrs %s worker", cqrs_worker_kind(start->kind)->name);
 	snprintf(worker.bgw_name, BGW_MAXLEN, "pg_cqrs %s worker %d of database %u",
 			 cqrs_worker_kind(start->kind)->name, start->index + 1, start->database);
@@ -409,16 +428,18 @@ start_worker(const Start *start)
 	return registered;
 }
 
-/* Negative if all are taken, or if the database was barred meanwhile. */
+/* NO_SLOT if all are taken, NOT_WANTED if the database was barred meanwhile. */
 static int
 take_slot(const Start *start)
 {
 	WorkerDatabase *entry;
-	int			found = -1;
+	int			found = NO_SLOT;
 
 	LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
 	entry = cqrs_worker_database(start->database, false);
-	for (int i = 0; entry && entry->barred == 0 && i < cqrs_worker_shared->slot_count; i++)
+	if (entry == NULL || entry->barred > 0)
+		found = NOT_WANTED;
+	for (int i = 0; found == NO_SLOT && i < cqrs_worker_shared->slot_count; i++)
 	{
 		WorkerSlot *slot = &cqrs_worker_shared->slots[i];
 
@@ -432,7 +453,6 @@ take_slot(const Start *start)
 		entry->served_at = GetCurrentTimestamp();
 		entry->waiting = false;
 		found = i;
-		break;
 	}
 	LWLockRelease(cqrs_worker_lock);
 	return found;
@@ -459,7 +479,9 @@ announce_shortage(const StartList *list, int started)
 			entry->waiting = true;
 	}
 	LWLockRelease(cqrs_worker_lock);
-	pg_atomic_write_u32(&cqrs_worker_shared->shortage, started < list->count);
+	/* Idle workers have to hear of it to give their slots back. */
+	if (pg_atomic_exchange_u32(&cqrs_worker_shared->shortage, started < list->count) == 0 && started < list->count)
+		cqrs_worker_wake_sleepers(InvalidOid);
 	if (started == list->count)
 	{
 		warned_of_shortage = false;

@@ -55,7 +55,7 @@ static volatile sig_atomic_t told_to_leave = false;
 PGDLLEXPORT void cqrs_worker_main(Datum arg);
 
 static void handle_leave(SIGNAL_ARGS);
-static void attach(void);
+static bool attach(void);
 static void on_exit_worker(int code, Datum arg);
 static void note_failure(void);
 static bool wants_anything(void);
@@ -73,7 +73,8 @@ cqrs_worker_main(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, handle_leave);
 	BackgroundWorkerUnblockSignals();
-	attach();
+	if (!attach())
+		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(my_slot->database, InvalidOid, 0);
 	configure_session();
 	look();
@@ -172,6 +173,13 @@ cqrs_worker_process_discard(void)
 	ResetTempTableNamespace();
 	ResetSequenceCaches();
 	CommitTransactionCommand();
+
+	/*
+	 * What was set at the very end of its transaction was set for the
+	 * session.
+	 */
+	ResetAllOptions();
+	configure_session();
 }
 
 static void
@@ -181,24 +189,32 @@ handle_leave(SIGNAL_ARGS)
 	die(postgres_signal_arg);
 }
 
-/* A database that was barred since we were registered does not want us. */
-static void
+/*
+ * Takes the slot that the launcher has kept for us.  False if it is not ours
+ * any more, since the launcher that registered us is gone, or if the database
+ * was barred meanwhile.
+ */
+static bool
 attach(void)
 {
 	bool		barred;
 
 	started_at = GetCurrentTimestamp();
-	/* Before the session is there, so that it runs when the session is gone. */
-	on_shmem_exit(on_exit_worker, (Datum) 0);
 	LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
+	if (!OidIsValid(my_slot->database) || my_slot->pid != 0)
+	{
+		LWLockRelease(cqrs_worker_lock);
+		return false;
+	}
 	my_slot->pid = MyProcPid;
 	my_database = cqrs_worker_database(my_slot->database, true);
 	barred = my_database == NULL || my_database->barred > 0;
 	if (my_database)
 		set_resting(false);
 	LWLockRelease(cqrs_worker_lock);
-	if (barred)
-		proc_exit(0);
+	/* Before the session is there, so that it runs when the session is gone. */
+	on_shmem_exit(on_exit_worker, (Datum) 0);
+	return !barred;
 }
 
 /* Nobody counts us as connected, and no lock is ours any more. */
@@ -221,7 +237,7 @@ on_exit_worker(int code, Datum arg)
 	cqrs_worker_wake_process(&cqrs_worker_shared->launcher);
 	/* The others may take over. */
 	pg_memory_barrier();
-	cqrs_worker_wake();
+	cqrs_worker_wake_sleepers(MyDatabaseId);
 }
 
 static void
@@ -247,6 +263,7 @@ static void
 configure_session(void)
 {
 	static const char *const settings[][2] = {
+		{"role", "none"},
 		{"search_path", CQRS_SEARCH_PATH},
 		{"default_transaction_isolation", "read committed"},
 		{"default_transaction_read_only", "off"},
@@ -270,29 +287,36 @@ static void
 look(void)
 {
 	int			wanted[CQRS_WORKER_KINDS] = {0};
+	RoleScope	scope;
+	uint64		changes;
 	bool		more = false;
 	bool		fewer = false;
 
 	/* A change that comes while we look has us look again. */
 	LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
 	my_database->look = false;
+	changes = my_database->changes;
 	LWLockRelease(cqrs_worker_lock);
 
 	StartTransactionCommand();
+	cqrs_role_enter(&scope, GetUserId());
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (cqrs_workers)
 		for (int kind = 0; kind < cqrs_worker_kind_count(); kind++)
 			wanted[kind] = cqrs_worker_kind(kind)->wanted();
 	PopActiveSnapshot();
+	cqrs_role_leave(&scope);
 	CommitTransactionCommand();
 
 	LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
-	for (int kind = 0; kind < cqrs_worker_kind_count(); kind++)
+	/* Another worker may have looked later, and been quicker. */
+	for (int kind = 0; changes >= my_database->looked_at && kind < cqrs_worker_kind_count(); kind++)
 	{
 		more = more || wanted[kind] > my_database->wanted[kind];
 		fewer = fewer || wanted[kind] < my_database->wanted[kind];
 		my_database->wanted[kind] = wanted[kind];
 	}
+	my_database->looked_at = Max(my_database->looked_at, changes);
 	/* The launcher may never see that workers were turned off for a moment. */
 	if (!cqrs_workers)
 		my_database->look = true;
