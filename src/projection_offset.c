@@ -51,6 +51,12 @@ static Statement lock_all_statement = {
 	.argtypes = {TEXTOID}
 };
 
+static Statement any_statement = {
+	.sql = "SELECT FROM cqrs.projection_offset WHERE projection = $1",
+	.nargs = 1,
+	.argtypes = {TEXTOID}
+};
+
 static Statement advance_statement = {
 	.sql = "UPDATE cqrs.projection_offset SET position = $4, parked = parked + $5, skipped = skipped + $6"
 	" WHERE ctid = $3 AND slice = $2 AND projection = $1 AND position = $7 RETURNING ctid",
@@ -120,13 +126,19 @@ cqrs_projection_offset_lease(ProjectionOffset *offset)
 /*
  * Locks all offsets of a projection, waiting for who holds one.  They are in
  * SPI_tuptable: slice, next_slice, position, replay_until, revision, parked.
+ * Whoever held them may have replaced them by others, which the statement
+ * that has waited does not see.
  */
 int
 cqrs_projection_offset_lock_all(text *projection)
 {
 	Datum		value = PointerGetDatum(projection);
+	int			count;
 
-	return (int) cqrs_statement_write(&lock_all_statement, &value, NULL);
+	do
+		count = (int) cqrs_statement_write(&lock_all_statement, &value, NULL);
+	while (count == 0 && cqrs_statement_write(&any_statement, &value, NULL) > 0);
+	return count;
 }
 
 /* Moves an offset that was leased in this transaction. */
