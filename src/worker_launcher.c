@@ -46,6 +46,8 @@
 #define NO_SLOT		(-1)
 #define NOT_WANTED	(-2)
 #define SHORTAGE_WAIT_MS	1000	/* others return slots without telling us */
+#define WARN_AGAIN_MS	(10 * 60 * 1000)	/* after so long without a
+											 * shortage */
 
 /* What is to be started. */
 typedef struct Start
@@ -66,7 +68,7 @@ typedef struct StartList
 static BackgroundWorkerHandle **handles;	/* by slot */
 static List *unlooked = NIL;	/* databases to be looked at when there is
 								 * room */
-static bool warned_of_shortage = false;
+static TimestampTz short_at = 0;	/* when slots were short last */
 
 PGDLLEXPORT void cqrs_worker_launcher_main(Datum arg);
 
@@ -87,6 +89,7 @@ static void forget_database(Oid database);
 static bool start_worker(const Start *start);
 static int	take_slot(const Start *start);
 static void free_slot(int slot);
+static bool is_any_leaving(void);
 static void announce_shortage(const StartList *list, int started);
 
 void
@@ -466,10 +469,22 @@ free_slot(int slot)
 	ConditionVariableBroadcast(&cqrs_worker_shared->left);
 }
 
-/* Says it once, until all have been served again. */
+/* Is there a worker that has left, but not for the postmaster yet? */
+static bool
+is_any_leaving(void)
+{
+	for (int i = 0; i < cqrs_worker_shared->slot_count; i++)
+		if (handles[i] && !OidIsValid(cqrs_worker_shared->slots[i].database))
+			return true;
+	return false;
+}
+
+/* Says it once, until there was no shortage for long. */
 static void
 announce_shortage(const StartList *list, int started)
 {
+	bool		warned;
+
 	LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
 	for (int i = started; i < list->count; i++)
 	{
@@ -482,14 +497,13 @@ announce_shortage(const StartList *list, int started)
 	/* Idle workers have to hear of it to give their slots back. */
 	if (pg_atomic_exchange_u32(&cqrs_worker_shared->shortage, started < list->count) == 0 && started < list->count)
 		cqrs_worker_wake_sleepers(InvalidOid);
-	if (started == list->count)
-	{
-		warned_of_shortage = false;
+	/* The slot of one that has left is free in a moment. */
+	if (started == list->count || is_any_leaving())
 		return;
-	}
-	if (warned_of_shortage)
+	warned = short_at != 0 && !TimestampDifferenceExceeds(short_at, GetCurrentTimestamp(), WARN_AGAIN_MS);
+	short_at = GetCurrentTimestamp();
+	if (warned)
 		return;
-	warned_of_shortage = true;
 	ereport(WARNING,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 			 errmsg("there are too few background workers for pg_cqrs"),
