@@ -84,6 +84,10 @@ SELECT cqrs.create_projection('split', 'next', entity_types => '{Split}', partit
 SELECT count(put('Split', i::text, 'X')) FROM generate_series(1, 3) i;
 SELECT cqrs.wait_for_projection('split') > 0;
 SELECT cqrs.pause_projection('split');
+-- As if it had not read so far; it has no event there.
+UPDATE cqrs.projection_offset SET position = position - 1
+    WHERE projection = 'split' AND NOT int4range(slice, next_slice) @> cqrs.slice('Split', '3') AND slice = (SELECT min(slice) FROM cqrs.projection_offset
+    WHERE projection = 'split' AND NOT int4range(slice, next_slice) @> cqrs.slice('Split', '3'));
 SELECT count(DISTINCT position) > 1 AS at_different_positions FROM cqrs.projection_offset WHERE projection = 'split';
 SELECT cqrs.alter_projection('split', partitions => 4);
 SELECT cqrs.alter_projection('split', partitions => 2);
@@ -96,6 +100,10 @@ SELECT differences();
 SELECT put('Split', '1', 'X');
 SELECT cqrs.wait_for_projection('split') > 0;
 SELECT cqrs.pause_projection('split');
+-- As if it had not read so far; it has no event there.
+UPDATE cqrs.projection_offset SET position = position - 1
+    WHERE projection = 'split' AND NOT int4range(slice, next_slice) @> cqrs.slice('Split', '1') AND slice = (SELECT min(slice) FROM cqrs.projection_offset
+    WHERE projection = 'split' AND NOT int4range(slice, next_slice) @> cqrs.slice('Split', '1'));
 SELECT count(DISTINCT position) > 1 AS at_different_positions FROM cqrs.projection_offset WHERE projection = 'split';
 SELECT cqrs.alter_projection('split', partitions => 5);
 SELECT count(put('Split', i::text, 'X')) FROM generate_series(1, 3) i;

@@ -24,9 +24,9 @@ END
 $$;
 CREATE FUNCTION put() RETURNS bigint LANGUAGE sql AS $$ SELECT (cqrs.append('Worker', '1', ARRAY[cqrs.new_event('X', '{}')])).version $$;
 
--- One launcher for all databases; no worker where there is no projection, or only a sync one.
+-- One launcher for all databases; no worker stays where there is no projection, or only a sync one.
 SELECT backend_type, datname, count(*) FROM pg_stat_activity WHERE backend_type = 'pg_cqrs launcher' GROUP BY 1, 2;
-SELECT * FROM workers;
+SELECT wait_until('NOT EXISTS (SELECT FROM workers)');
 SELECT cqrs.create_projection('worker sync', 'handler', entity_types => '{Worker}', mode => 'sync');
 SELECT cqrs.drop_projection('worker sync');
 SELECT wait_until('NOT EXISTS (SELECT FROM workers)');

@@ -99,7 +99,7 @@ CREATE VIEW cqrs.stat_progress_rebuild AS
            g.rebuild_events AS events,
            g.rebuild_position AS position,
            g.rebuild_target AS up_to,
-           round((100.0 * g.rebuild_position / nullif(g.rebuild_target, 0))::numeric, 1) AS percent
+           trunc((100.0 * g.rebuild_position / nullif(g.rebuild_target, 0))::numeric, 1) AS percent
     FROM cqrs.projection_progress() g
     WHERE g.rebuild_started_at IS NOT NULL;
 COMMENT ON VIEW cqrs.stat_progress_rebuild IS
