@@ -266,11 +266,13 @@ cqrs_projection_begin_change(ProjectionChange *change, text *name)
 	count = lock_offsets(projection->name, name);
 	bring_up_to_date(change, name, count);
 	change->projection = cqrs_projection_registry_reload(name);
-	if (change->projection == NULL || strcmp(change->projection->owner_name, owner) != 0)
+	if (change->projection == NULL)
+		change->projection = cqrs_projection_registry_get_owned(name);
+	if (strcmp(change->projection->owner_name, owner) != 0)
 		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("projection \"%s\" was dropped or given away meanwhile", text_to_cstring(name)),
-				 errhint("Look at it again.")));
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("projection \"%s\" was given away meanwhile", text_to_cstring(name)),
+				 errdetail("Its owner is role \"%s\" now.", change->projection->owner_name)));
 }
 
 /* Waits for the batch that a worker is at; a rebuild gives way. */
