@@ -8,12 +8,16 @@ BASE     = schema settings shmem catalog role statement
 WRITE    = slice position_prepared position entity_lock new_event journal \
            identity journal_read handler effect entity_registry entity receipt \
            command_log journal_append snapshot state_cache fold state command
-CONCEPTS = $(BASE) $(WRITE) monitor access module
+OUTSIDE  = service_url service_address service_wait service_http service_options \
+           service_latency service_breaker_state service_breaker service_control \
+           service_request service_response service
+CONCEPTS = $(BASE) $(WRITE) $(OUTSIDE) monitor access module
 
 MODULE_big = $(EXTENSION)
 OBJS       = $(patsubst %.c,%.o,$(wildcard $(CONCEPTS:%=src/%.c)))
 SQL        = $(wildcard $(CONCEPTS:%=src/%.sql))
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql
+SHLIB_LINK = -lcurl
 
 # Each suite starts a server of its own, so that "make install installcheck"
 # needs none that runs. TAP tests find the same settings in TEMP_CONFIG.

@@ -2,8 +2,8 @@
  * settings.c
  *		The settings of the extension: one table row each.
  *
- * What can harm others, by deleting their answers or filling the lock table,
- * takes a superuser.
+ * What can harm others, by deleting their answers, filling the lock table or
+ * reaching what they keep from it, takes a superuser.
  */
 #include "postgres.h"
 
@@ -16,7 +16,13 @@
 int			cqrs_command_retention_s;
 int			cqrs_state_cache_size_kb;
 int			cqrs_max_entity_locks;
+int			cqrs_max_services;
+int			cqrs_breaker_clock_offset_ms;
 bool		cqrs_allow_journal_changes;
+bool		cqrs_allow_call_after_append;
+bool		cqrs_allow_link_local_addresses;
+bool		cqrs_allow_unguarded_calls;
+char	   *cqrs_traceparent;
 
 typedef struct IntSetting
 {
@@ -30,6 +36,15 @@ typedef struct IntSetting
 	GucContext	context;
 	int			unit;
 } IntSetting;
+
+typedef struct BoolSetting
+{
+	const char *name;
+	const char *summary;
+	const char *details;
+	bool	   *value;
+	GucContext	context;
+} BoolSetting;
 
 static const IntSetting int_settings[] = {
 	{
@@ -51,7 +66,49 @@ static const IntSetting int_settings[] = {
 		"who comes second is told so by an error instead of waiting.",
 		&cqrs_max_entity_locks, 1000, 0, INT_MAX, PGC_SUSET, 0
 	},
+	{
+		"cqrs.max_services",
+		"How many services of all databases have a circuit breaker.",
+		"Beyond it a call to another service fails, unless cqrs.allow_unguarded_calls is on.",
+		&cqrs_max_services, 256, 1, 65536, PGC_POSTMASTER, 0
+	},
+	{
+		"cqrs.breaker_clock_offset",
+		"How far the clock of circuit breakers is ahead in this session.",
+		"For tests: the reset timeout of a breaker passes without anybody waiting for it.",
+		&cqrs_breaker_clock_offset_ms, 0, 0, INT_MAX, PGC_SUSET, GUC_UNIT_MS
+	},
 };
+
+static const BoolSetting bool_settings[] = {
+	{
+		"cqrs.allow_journal_changes",
+		"Lets UPDATE, DELETE and TRUNCATE of cqrs.journal through.",
+		"For repairs by hand.  The journal is the store of record: "
+		"snapshots and read models do not follow such a change.",
+		&cqrs_allow_journal_changes, PGC_SUSET
+	},
+	{
+		"cqrs.allow_call_after_append",
+		"Lets cqrs.call through in a transaction that has appended events.",
+		"Every reader of the journal in order waits for such a transaction, so for the call.",
+		&cqrs_allow_call_after_append, PGC_SUSET
+	},
+	{
+		"cqrs.allow_link_local_addresses",
+		"Lets calls go to link-local and metadata addresses.",
+		"A cloud's metadata service, at 169.254.169.254, gives credentials of the machine to whoever asks.",
+		&cqrs_allow_link_local_addresses, PGC_SUSET
+	},
+	{
+		"cqrs.allow_unguarded_calls",
+		"Lets calls go without a circuit breaker where cqrs.max_services leaves no room for one.",
+		"Otherwise such a call fails.",
+		&cqrs_allow_unguarded_calls, PGC_SUSET
+	},
+};
+
+static bool check_traceparent(char **value, void **extra, GucSource source);
 
 void
 cqrs_settings_init(void)
@@ -64,11 +121,37 @@ cqrs_settings_init(void)
 								s->initial, s->lowest, s->highest,
 								s->context, s->unit, NULL, NULL, NULL);
 	}
-	DefineCustomBoolVariable("cqrs.allow_journal_changes",
-							 "Lets UPDATE, DELETE and TRUNCATE of cqrs.journal through.",
-							 "For repairs by hand.  The journal is the store of record: "
-							 "snapshots and read models do not follow such a change.",
-							 &cqrs_allow_journal_changes, false,
-							 PGC_SUSET, 0, NULL, NULL, NULL);
+	for (int i = 0; i < lengthof(bool_settings); i++)
+	{
+		const BoolSetting *s = &bool_settings[i];
+
+		DefineCustomBoolVariable(s->name, s->summary, s->details, s->value,
+								 false, s->context, 0, NULL, NULL, NULL);
+	}
+	DefineCustomStringVariable("cqrs.traceparent",
+							   "The W3C trace context that calls to other services carry.",
+							   "00-TRACE-PARENT-FLAGS: a trace id of 32, a parent id of 16 and flags of 2 "
+							   "hexadecimal digits, in lower case.  Empty: none.",
+							   &cqrs_traceparent, "", PGC_USERSET, 0,
+							   check_traceparent, NULL, NULL);
 	MarkGUCPrefixReserved("cqrs");
+}
+
+/* An id of zeroes alone is none, and version ff is reserved. */
+static bool
+check_traceparent(char **value, void **extra, GucSource source)
+{
+	static const char form[] = "vv-tttttttttttttttttttttttttttttttt-pppppppppppppppp-ff";
+	static const char zeroes[] = "00000000000000000000000000000000";
+	const char *given = *value;
+
+	if (given[0] == '\0')
+		return true;
+	if (strlen(given) != strlen(form))
+		return false;
+	for (int i = 0; form[i]; i++)
+		if (form[i] == '-' ? given[i] != '-' : strchr("0123456789abcdef", given[i]) == NULL)
+			return false;
+	return strncmp(given, "ff", 2) != 0 &&
+		strncmp(given + 3, zeroes, 32) != 0 && strncmp(given + 36, zeroes, 16) != 0;
 }

@@ -8,7 +8,13 @@
 extern int	cqrs_command_retention_s;
 extern int	cqrs_state_cache_size_kb;
 extern int	cqrs_max_entity_locks;
+extern int	cqrs_max_services;
+extern int	cqrs_breaker_clock_offset_ms;
 extern bool cqrs_allow_journal_changes;
+extern bool cqrs_allow_call_after_append;
+extern bool cqrs_allow_link_local_addresses;
+extern bool cqrs_allow_unguarded_calls;
+extern char *cqrs_traceparent;
 
 /* Called by module.c at load. */
 extern void cqrs_settings_init(void);
