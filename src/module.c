@@ -12,6 +12,7 @@
 #include "identity.h"
 #include "position.h"
 #include "position_prepared.h"
+#include "service_breaker.h"
 #include "settings.h"
 #include "shmem.h"
 #include "state_cache.h"
@@ -36,5 +37,6 @@ _PG_init(void)
 	cqrs_identity_init();
 	cqrs_entity_registry_init();
 	cqrs_state_cache_init();
+	cqrs_service_breaker_init();
 	cqrs_shmem_init();
 }
