@@ -65,6 +65,7 @@ static void free_permit(BreakerPermit *permit);
 static void on_transaction_end(XactEvent event, void *arg);
 static void on_process_end(int code, Datum arg);
 static Breaker *open_breaker(Oid server);
+static void refuse_full(void) pg_attribute_noreturn();
 static bool make_breaker(Oid server);
 static Breaker *find_breaker(Oid server);
 static Breaker *find_entry(Oid server, BreakerKey key);
@@ -105,8 +106,10 @@ cqrs_service_breaker_admit(const ServiceOptions *options, BreakerScope scope, Br
 	BreakerPermit *permit = new_permit(scope);
 	Breaker    *breaker = open_breaker(options->server);
 
-	if (breaker == NULL)
+	if (breaker == NULL && cqrs_allow_unguarded_calls)
 		return permit;
+	if (breaker == NULL)
+		refuse_full();
 	SpinLockAcquire(&breaker->mutex);
 	if (cqrs_service_breaker_state_admit(breaker, options, permit->admitted_us, &permit->terms, rejection))
 		permit->server = options->server;
@@ -214,7 +217,7 @@ cqrs_service_breaker_order(const ServiceOptions *options, BreakerMode mode)
 	Breaker    *breaker = open_breaker(options->server);
 
 	if (breaker == NULL)
-		return;
+		refuse_full();
 	SpinLockAcquire(&breaker->mutex);
 	cqrs_service_breaker_state_order(breaker, mode);
 	SpinLockRelease(&breaker->mutex);
@@ -303,7 +306,7 @@ on_process_end(int code, Datum arg)
 
 /*
  * The breaker of a service, with the table's lock held in shared mode; NULL,
- * without the lock, where there is no room and calls may go without.
+ * without the lock, where there is no room.
  */
 static Breaker *
 open_breaker(Oid server)
@@ -322,13 +325,17 @@ open_breaker(Oid server)
 		}
 		LWLockAcquire(lock, LW_SHARED);
 	}
-	if (breaker == NULL && !cqrs_allow_unguarded_calls)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("there is no room for the circuit breaker of another service"),
-				 errdetail("cqrs.max_services is %d.", cqrs_max_services),
-				 errhint("Raise it and restart the server, or set cqrs.allow_unguarded_calls.")));
 	return breaker;
+}
+
+static void
+refuse_full(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("there is no room for the circuit breaker of another service"),
+			 errdetail("cqrs.max_services is %d.", cqrs_max_services),
+			 errhint("Raise it and restart the server, or set cqrs.allow_unguarded_calls.")));
 }
 
 /* False if there is no room. */

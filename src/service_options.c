@@ -327,7 +327,7 @@ take_url(const Option *option, DefElem *given, ServiceOptions *options, const ch
 	options->url = defGetString(given);
 	problem = cqrs_service_url_check_base(options->url, &is_https);
 	if (problem)
-		*hint = psprintf("In this URL, %s.", problem);
+		*hint = psprintf("What is wrong: %s.", problem);
 	return problem == NULL;
 }
 
@@ -466,7 +466,7 @@ take_header(const Option *option, DefElem *given, ServiceOptions *options, const
 	field->value = defGetString(given);
 	problem = cqrs_service_url_check_header(field->name, field->value);
 	if (problem)
-		*hint = psprintf("As a header, %s.", problem);
+		*hint = psprintf("What is wrong: %s.", problem);
 	options->headers = lappend(options->headers, field);
 	return problem == NULL;
 }

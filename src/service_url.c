@@ -32,7 +32,7 @@ cqrs_service_url_check_base(const char *base, bool *is_https)
 
 	if (url == NULL)
 		return "there is no memory for it";
-	code = curl_url_set(url, CURLUPART_URL, base, 0);
+	code = curl_url_set(url, CURLUPART_URL, base, CURLU_PATH_AS_IS);
 	problem = code == CURLUE_OK ? check_base_parts(url, is_https) : curl_url_strerror(code);
 	curl_url_cleanup(url);
 	return problem;
@@ -79,7 +79,7 @@ cqrs_service_url_check_path(const char *path)
 		if (*c <= 0x20 || *c > 0x7E || *c == '\\' || *c == '#')
 			return "it has characters that must be percent-encoded";
 	if (has_dot_segment(path))
-		return "it has a segment \".\" or \"..\"";
+		return "it has a segment \".\" or \"..\", or a zero byte";
 	return NULL;
 }
 
