@@ -28,7 +28,7 @@ SELECT cqrs.call('s', 'POST', body_text => '1', body_bytes => '1');
 SELECT cqrs.call('s', 'GET', body => '1');
 SELECT cqrs.call('s', 'head', body_text => '');
 SELECT cqrs.call('s', 'TRACE'), cqrs.call('s', 'GET');
-SELECT cqrs.call('s', E'GET / HTTP/1.1\r\nX: ');
+SELECT cqrs.call('s', E'GET / HTTP/1.1\nX: ');
 SELECT cqrs.call(NULL, 'GET');
 SELECT cqrs.call('s', NULL);
 SELECT cqrs.call('s', 'GET', timeout => '0');

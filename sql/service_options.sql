@@ -53,8 +53,8 @@ SELECT options || E'\n  ' || try_server(options) FROM (VALUES
     ('url ''https://b'', failure_statuses '''''), ('url ''https://b'', failure_statuses ''6xx'''), ('url ''https://b'', failure_statuses ''5xx,,4xx'''),
     ('url ''https://b'', failure_statuses ''teapot'''), ('url ''https://b'', sslrootcert ''''')) v (options);
 SELECT options || E'\n  ' || try_mapping(options) FROM (VALUES
-    ('url ''https://b'''), ('bearer ''t'''), ('passwort ''t'''), ('bearer_token ''t'', user ''u'''), ('bearer_token '''''), (E'bearer_token E''secret\r\nX-Evil: 1'''),
-    ('user ''a:secret'''), ('header_host ''secret'''), ('"header_" ''secret'''), ('"header_a b" ''secret'''), (E'header_x E''secret\nX-Evil: 1'''),
+    ('url ''https://b'''), ('bearer ''t'''), ('passwort ''t'''), ('bearer_token ''t'', user ''u'''), ('bearer_token '''''), ('bearer_token E''secret\r\nX-Evil: 1'''),
+    ('user ''a:secret'''), ('header_host ''secret'''), ('"header_" ''secret'''), ('"header_a b" ''secret'''), ('header_x E''secret\nX-Evil: 1'''),
     ('header_content_length ''1''')) v (options);
 SELECT try('ALTER SERVER least OPTIONS (DROP url)');
 SELECT try('ALTER SERVER least OPTIONS (SET url ''http://billing.internal'')');

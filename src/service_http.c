@@ -25,11 +25,15 @@
  * closed before anything was answered.  The service may have carried it out
  * by then, so a request that is not repeatable gets a new connection.
  *
+ * File descriptors are reserved for a transfer, and for the connections that are
+ * kept, not for each socket: libcurl does not tell of all it closes.
+ *
  * HTTP/1.1, one transfer on a connection at a time.
  */
 #include "postgres.h"
 
 #include <curl/curl.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/socket.h>
 
@@ -47,7 +51,7 @@
 #endif
 
 #define MAX_HEADER_BYTES		(64 * 1024)
-#define MAX_KEPT_CONNECTIONS	16L
+#define MAX_KEPT_CONNECTIONS	8L
 #define MAX_CONNECTION_AGE_S	300L
 
 struct HttpTransfer
@@ -86,7 +90,6 @@ static int	on_timer(CURLM *handle, long timeout_ms, void *arg);
 static size_t on_body(char *data, size_t size, size_t count, void *arg);
 static size_t on_header(char *data, size_t size, size_t count, void *arg);
 static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address);
-static int	close_socket(void *arg, curl_socket_t socket);
 
 /* ---- transfers ---- */
 
@@ -99,6 +102,10 @@ cqrs_service_http_start(const HttpRequest *request)
 	bool		started;
 
 	start_multi();
+	if (!AcquireExternalFD())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("there is no file descriptor for another HTTP request")));
 	transfer = MemoryContextAllocZero(TopMemoryContext, sizeof(HttpTransfer));
 	transfer->request = request;
 	block_signals(&before);
@@ -183,6 +190,7 @@ cqrs_service_http_free(HttpTransfer *transfer)
 	restore_signals(&before);
 	free(transfer->body);
 	pfree(transfer);
+	ReleaseExternalFD();
 }
 
 /* ---- setting up ---- */
@@ -203,6 +211,8 @@ start_multi(void)
 				(errcode(ERRCODE_FDW_ERROR),
 				 errmsg("could not set up libcurl"),
 				 errdetail("It must resolve names in a thread (AsynchDNS) and support TLS.")));
+	for (int i = 0; i < MAX_KEPT_CONNECTIONS; i++)
+		ReserveExternalFD();
 }
 
 static bool
@@ -256,7 +266,6 @@ set_transport(HttpTransfer *transfer)
 			 (request->sslkey && curl_easy_setopt(easy, CURLOPT_SSLKEY, request->sslkey)) ||
 			 curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket) ||
 			 curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, transfer) ||
-			 curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, close_socket) ||
 			 curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, request->repeatable ? 0L : 1L) ||
 			 curl_easy_setopt(easy, CURLOPT_MAXLIFETIME_CONN, MAX_CONNECTION_AGE_S));
 }
@@ -472,6 +481,7 @@ on_header(char *data, size_t size, size_t count, void *arg)
 	return transfer->too_large ? CURL_WRITEFUNC_ERROR : count;
 }
 
+/* Checks the address, and keeps programs that the backend starts from the socket. */
 static curl_socket_t
 open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 {
@@ -483,17 +493,8 @@ open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 		transfer->address_refused = true;
 		return CURL_SOCKET_BAD;
 	}
-	if (!AcquireExternalFD())
-		return CURL_SOCKET_BAD;
 	opened = socket(address->family, address->socktype, address->protocol);
-	if (opened == CURL_SOCKET_BAD)
-		ReleaseExternalFD();
+	if (opened != CURL_SOCKET_BAD)
+		(void) fcntl(opened, F_SETFD, FD_CLOEXEC);
 	return opened;
-}
-
-static int
-close_socket(void *arg, curl_socket_t socket)
-{
-	ReleaseExternalFD();
-	return closesocket(socket);
 }
