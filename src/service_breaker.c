@@ -34,6 +34,7 @@
 #include "miscadmin.h"
 #include "portability/instr_time.h"
 #include "storage/ipc.h"
+#include "storage/shmem.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
@@ -65,7 +66,7 @@ static void free_permit(BreakerPermit *permit);
 static void on_transaction_end(XactEvent event, void *arg);
 static void on_process_end(int code, Datum arg);
 static Breaker *open_breaker(Oid server);
-static void refuse_full(void) pg_attribute_noreturn();
+static void refuse_full(void);
 static bool make_breaker(Oid server);
 static Breaker *find_breaker(Oid server);
 static Breaker *find_entry(Oid server, BreakerKey key);
@@ -152,7 +153,7 @@ cqrs_service_breaker_settle(BreakerPermit *permit, BreakerOutcome outcome, const
 	free_permit(permit);
 }
 
-/* Tells a caller that he was rejected. */
+/* Tells a caller that he was rejected, by an error. */
 void
 cqrs_service_breaker_raise(const ServiceOptions *options, const BreakerRejection *rejection)
 {
@@ -184,7 +185,6 @@ cqrs_service_breaker_raise(const ServiceOptions *options, const BreakerRejection
 							   (rejection->remaining_us + 999) / 1000)));
 			break;
 	}
-	pg_unreachable();
 }
 
 /* A number for a permit of this process. */

@@ -28,8 +28,7 @@ extern void cqrs_service_breaker_init(void);
 extern BreakerPermit *cqrs_service_breaker_admit(const ServiceOptions *options, BreakerScope scope,
 												 BreakerRejection *rejection);
 extern void cqrs_service_breaker_settle(BreakerPermit *permit, BreakerOutcome outcome, const char *error);
-extern void cqrs_service_breaker_raise(const ServiceOptions *options, const BreakerRejection *rejection)
-			pg_attribute_noreturn();
+extern void cqrs_service_breaker_raise(const ServiceOptions *options, const BreakerRejection *rejection);
 
 /* Between a call that begins in one statement and ends in another. */
 extern int64 cqrs_service_breaker_ticket(const BreakerPermit *permit);
