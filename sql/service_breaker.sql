@@ -318,7 +318,7 @@ CREATE PROCEDURE fill() LANGUAGE plpgsql AS $$
 BEGIN
     FOR n IN 1 .. 300 LOOP
         EXECUTE format('CREATE SERVER many%s FOREIGN DATA WRAPPER cqrs_http OPTIONS (url ''https://many'')', n);
-        PERFORM cqrs.end_call(cqrs.begin_call(format('many%s', n)::name), 'success');
+        PERFORM cqrs.end_call(cqrs.begin_call(format('many%s', n)), 'success');
     END LOOP;
 END
 $$;

@@ -72,4 +72,4 @@ GRANT SELECT ON cqrs.state_cache TO PUBLIC;
 GRANT SELECT ON cqrs.journal_status TO pg_monitor;
 GRANT EXECUTE ON FUNCTION cqrs.is_held(), cqrs.last_position(), cqrs.high_water_mark(), cqrs.open_positions() TO pg_monitor;
 GRANT SELECT ON cqrs.breaker_status TO pg_monitor;
-GRANT EXECUTE ON FUNCTION cqrs.breaker(name) TO pg_monitor;
+GRANT EXECUTE ON FUNCTION cqrs.breaker(text) TO pg_monitor;

@@ -69,7 +69,7 @@ cqrs_call(PG_FUNCTION_ARGS)
 	cqrs_entity_lock_refuse_in_event_handler("call");
 	refuse_after_append();
 	take_arguments(fcinfo, &call);
-	options = cqrs_service_options_load(NameStr(*PG_GETARG_NAME(ARG_SERVICE)), GetUserId());
+	options = cqrs_service_options_load(text_argument(fcinfo, ARG_SERVICE), GetUserId());
 	request = cqrs_service_request_build(options, &call);
 	permit = cqrs_service_breaker_admit(options, BREAKER_OF_TRANSACTION, &rejection);
 	if (permit == NULL)

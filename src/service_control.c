@@ -34,7 +34,7 @@ Datum
 cqrs_breaker(PG_FUNCTION_ARGS)
 {
 	static const double quantiles[] = {0.5, 0.95, 0.99};
-	ServiceOptions *options = cqrs_service_options_load_server(NameStr(*PG_GETARG_NAME(0)));
+	ServiceOptions *options = cqrs_service_options_load_server(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	Breaker		breaker = {0};
 	int64		left_us = 0;
 	int			n = 0;
@@ -101,7 +101,7 @@ PG_FUNCTION_INFO_V1(cqrs_begin_call);
 Datum
 cqrs_begin_call(PG_FUNCTION_ARGS)
 {
-	ServiceOptions *options = cqrs_service_options_load(NameStr(*PG_GETARG_NAME(0)), GetUserId());
+	ServiceOptions *options = cqrs_service_options_load(text_to_cstring(PG_GETARG_TEXT_PP(0)), GetUserId());
 	BreakerRejection rejection;
 	BreakerPermit *permit;
 
@@ -134,7 +134,7 @@ cqrs_end_call(PG_FUNCTION_ARGS)
 static Datum
 order(FunctionCallInfo fcinfo, BreakerMode mode)
 {
-	ServiceOptions *options = cqrs_service_options_load_server(NameStr(*PG_GETARG_NAME(0)));
+	ServiceOptions *options = cqrs_service_options_load_server(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 
 	if (!has_privs_of_role(GetUserId(), options->owner))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_FOREIGN_SERVER, options->name);

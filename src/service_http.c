@@ -13,7 +13,7 @@
  *	  resolve a name inherits that, so PostgreSQL's handlers run in the main
  *	  thread alone.  NOSIGNAL, since SIGALRM is PostgreSQL's; QUICK_EXIT, or
  *	  the end of a transfer would wait for the resolver;
- *	- callbacks throw nothing, and memory inside them is malloc()'s;
+ *	- nothing is thrown while libcurl runs, so memory in callbacks is malloc()'s;
  *	- libcurl is set up on first use, never in the postmaster.
  *
  * And these keep a transfer from going where it should not, or on for ever:
@@ -67,6 +67,7 @@ struct HttpTransfer
 	bool		too_large;
 	bool		out_of_memory;
 	bool		address_refused;
+	bool		address_allowed;	/* another one of the name */
 };
 
 static CURLM *multi = NULL;
@@ -74,11 +75,12 @@ static int64 timer_due_us = -1; /* when libcurl wants to be called; -1: not */
 
 static void start_multi(void);
 static bool set_up_multi(void);
-static bool set_up_transfer(HttpTransfer *transfer);
+static bool set_up_transfer(HttpTransfer *transfer, List *lines);
 static bool set_transport(HttpTransfer *transfer);
 static bool set_limits(HttpTransfer *transfer);
 static bool set_message(HttpTransfer *transfer);
-static bool add_headers(HttpTransfer *transfer);
+static List *header_lines(const HttpRequest *request);
+static bool set_headers(HttpTransfer *transfer, List *lines);
 static void drive(curl_socket_t socket, int what);
 static void finish_transfer(HttpTransfer *transfer, CURLcode code);
 static void make_printable(char *text);
@@ -97,6 +99,7 @@ static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_so
 HttpTransfer *
 cqrs_service_http_start(const HttpRequest *request)
 {
+	List	   *lines = header_lines(request);
 	HttpTransfer *transfer;
 	sigset_t	before;
 	bool		started;
@@ -109,7 +112,7 @@ cqrs_service_http_start(const HttpRequest *request)
 	transfer = MemoryContextAllocZero(TopMemoryContext, sizeof(HttpTransfer));
 	transfer->request = request;
 	block_signals(&before);
-	started = set_up_transfer(transfer) && curl_multi_add_handle(multi, transfer->easy) == CURLM_OK;
+	started = set_up_transfer(transfer, lines) && curl_multi_add_handle(multi, transfer->easy) == CURLM_OK;
 	restore_signals(&before);
 	if (!started)
 	{
@@ -234,11 +237,11 @@ set_up_multi(void)
 }
 
 static bool
-set_up_transfer(HttpTransfer *transfer)
+set_up_transfer(HttpTransfer *transfer, List *lines)
 {
 	transfer->easy = curl_easy_init();
 	return transfer->easy != NULL && set_transport(transfer) && set_limits(transfer) &&
-		set_message(transfer);
+		set_message(transfer) && set_headers(transfer, lines);
 }
 
 static bool
@@ -294,8 +297,6 @@ set_message(HttpTransfer *transfer)
 	const HttpRequest *request = transfer->request;
 
 	StaticAssertStmt(HTTP_ERROR_SIZE >= CURL_ERROR_SIZE, "error buffer is too small for libcurl");
-	if (!add_headers(transfer) || curl_easy_setopt(easy, CURLOPT_HTTPHEADER, transfer->headers))
-		return false;
 	if (strcmp(request->method, "HEAD") == 0)
 		return curl_easy_setopt(easy, CURLOPT_NOBODY, 1L) == CURLE_OK;
 	if (request->body &&
@@ -305,26 +306,40 @@ set_message(HttpTransfer *transfer)
 	return curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, request->method) == CURLE_OK;
 }
 
-/* libcurl would wait for a "100 Continue" before a large body. */
+/*
+ * Headers as libcurl wants them, where a name without a value is a header to be
+ * left out, and a semicolon for the colon makes an empty one.  It would wait
+ * for a "100 Continue" before a large body, and call any body a form.
+ */
+static List *
+header_lines(const HttpRequest *request)
+{
+	List	   *lines = list_make2("Expect:", "Content-Type:");
+	ListCell   *cell;
+
+	foreach(cell, request->headers)
+	{
+		HttpField  *field = lfirst(cell);
+
+		lines = lappend(lines, psprintf(field->value[0] ? "%s: %s" : "%s;%s", field->name, field->value));
+	}
+	return lines;
+}
+
 static bool
-add_headers(HttpTransfer *transfer)
+set_headers(HttpTransfer *transfer, List *lines)
 {
 	ListCell   *cell;
 
-	transfer->headers = curl_slist_append(NULL, "Expect:");
-	foreach(cell, transfer->request->headers)
+	foreach(cell, lines)
 	{
-		HttpField  *field = lfirst(cell);
-		const char *form = field->value[0] ? "%s: %s" : "%s%s;";	/* libcurl's way to send
-																	 * an empty one */
-		char	   *line = psprintf(form, field->name, field->value);
-		struct curl_slist *longer = curl_slist_append(transfer->headers, line);
+		struct curl_slist *longer = curl_slist_append(transfer->headers, lfirst(cell));
 
 		if (longer == NULL)
 			return false;
 		transfer->headers = longer;
 	}
-	return transfer->headers != NULL;
+	return curl_easy_setopt(transfer->easy, CURLOPT_HTTPHEADER, transfer->headers) == CURLE_OK;
 }
 
 /* ---- going on ---- */
@@ -383,7 +398,7 @@ finish_transfer(HttpTransfer *transfer, CURLcode code)
 	else if (sent > 0)
 		response->result = HTTP_OUTCOME_UNKNOWN;
 	else
-		response->result = transfer->address_refused ? HTTP_ADDRESS_REFUSED : HTTP_NOT_SENT;
+		response->result = transfer->address_refused && !transfer->address_allowed ? HTTP_ADDRESS_REFUSED : HTTP_NOT_SENT;
 }
 
 /* libcurl quotes what a server sent. */
@@ -493,6 +508,7 @@ open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 		transfer->address_refused = true;
 		return CURL_SOCKET_BAD;
 	}
+	transfer->address_allowed = true;
 	opened = socket(address->family, address->socktype, address->protocol);
 	if (opened != CURL_SOCKET_BAD)
 		(void) fcntl(opened, F_SETFD, FD_CLOEXEC);

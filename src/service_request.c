@@ -25,15 +25,16 @@ typedef struct Method
 	const char *name;
 	bool		repeatable;		/* by HTTP's own definition */
 	bool		takes_body;
+	bool		needs_body;		/* if only an empty one */
 } Method;
 
 static const Method methods[] = {
-	{"GET", true, false},
-	{"HEAD", true, false},
-	{"POST", false, true},
-	{"PUT", true, true},
-	{"PATCH", false, true},
-	{"DELETE", true, true},
+	{"GET", true, false, false},
+	{"HEAD", true, false, false},
+	{"POST", false, true, true},
+	{"PUT", true, true, true},
+	{"PATCH", false, true, true},
+	{"DELETE", true, true, false},
 };
 
 static const Method *find_method(const char *name);
@@ -63,7 +64,7 @@ cqrs_service_request_build(const ServiceOptions *options, const ServiceCall *cal
 	request->method = method->name;
 	request->url = cqrs_service_url(options->url, call->path, fields_of(call->query, "query"));
 	request->headers = request_headers(options, call);
-	request->body = call->content_type ? call->body : method->takes_body ? "" : NULL;
+	request->body = call->content_type ? call->body : method->needs_body ? "" : NULL;
 	request->body_size = call->content_type ? call->body_size : 0;
 	request->repeatable = method->repeatable || find_field(request->headers, "Idempotency-Key");
 	request->allow_http = options->allow_http;

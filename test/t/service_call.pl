@@ -11,7 +11,7 @@ use Test::More;
 
 my $stub = Stub->new(tls => 1);
 my $node = PostgreSQL::Test::Cluster->new('service');
-$node->init;
+$node->init(extra => [ '--encoding=UTF8', '--locale=C' ]);
 # What the environment says of proxies must not matter.
 $ENV{$_} = 'http://127.0.0.1:1/' for qw(http_proxy https_proxy all_proxy HTTPS_PROXY ALL_PROXY);
 $node->start;
@@ -24,7 +24,7 @@ GRANT EXECUTE ON FUNCTION cqrs.call TO app;
 CREATE USER MAPPING FOR app SERVER s OPTIONS (bearer_token 'of-app', header_x_tenant 'blue');
 CREATE USER MAPPING FOR PUBLIC SERVER s OPTIONS (user 'everybody', password 'pass');
 -- The SQLSTATE and message of a call that fails, or its status.
-CREATE FUNCTION try(service name, path text, method text = 'GET', key text = NULL, timeout interval = NULL) RETURNS text LANGUAGE plpgsql AS \$\$
+CREATE FUNCTION try(service text, path text, method text = 'GET', key text = NULL, timeout interval = NULL) RETURNS text LANGUAGE plpgsql AS \$\$
 DECLARE
 	detail text;
 BEGIN
@@ -71,7 +71,9 @@ sub sends
 	is(query("SELECT body -> 'headers' ->> 'content-length', body -> 'headers' ->> 'content-type' FROM cqrs.call('s', 'POST', '/echo', body_bytes => '\\x010203')"),
 		'3|application/octet-stream', 'bytes');
 	is(query("SELECT length(body ->> 'body') FROM cqrs.call('s', 'POST', '/echo', body_text => repeat('x', 500000))"), '500000', 'much text');
-	is(query("SELECT body -> 'headers' ->> 'content-length' FROM cqrs.call('s', 'POST', '/echo')"), '0', 'no body is an empty one');
+	is(query("SELECT method, body -> 'headers' ->> 'content-length', body -> 'headers' ? 'content-type'"
+			  . " FROM unnest(ARRAY['POST', 'PUT', 'PATCH', 'DELETE', 'GET']) method, cqrs.call('s', method, '/echo')"),
+		"POST|0|f\nPUT|0|f\nPATCH|0|f\nDELETE||f\nGET||f", 'without a body');
 	is(query("SELECT body -> 'headers' ->> 'x-a', body -> 'headers' ->> 'accept', body -> 'headers' ->> 'content-type', body -> 'headers' ->> 'x-empty'"
 			  . " FROM cqrs.call('s', 'POST', '/echo', body => '1', headers => '{\"X-A\": \"b\", \"Accept\": \"text/html\", \"Content-Type\": \"application/x\", \"X-Empty\": \"\"}')"),
 		'b|text/html|application/x|', 'headers of the caller');
