@@ -87,8 +87,9 @@ cqrs_service_url_check_path(const char *path)
 static bool
 has_dot_segment(const char *path)
 {
+	char	   *encoded = pnstrdup(path, strcspn(path, "?"));
 	int			length = 0;
-	char	   *decoded = curl_easy_unescape(NULL, path, (int) strcspn(path, "?"), &length);
+	char	   *decoded = curl_easy_unescape(NULL, encoded, 0, &length);
 	const char *segment = decoded;
 	bool		found = decoded == NULL || strlen(decoded) != length;
 

@@ -58,6 +58,10 @@ sub sends
 	is(query("SELECT body ->> 'method', body ->> 'target' FROM cqrs.call('s', 'get', '/echo')"), 'GET|/api/echo', 'a request to a path');
 	is(query("SELECT body ->> 'target' FROM cqrs.call('s', 'GET', 'echo?a=1', query => '{\"b c\": [\"x&y\", 2], \"d\": true, \"e\": null, \"f\": \"\\u00e4\"}')"),
 		'/api/echo?a=1&d=true&f=%C3%A4&b%20c=x%26y&b%20c=2', 'a query is added and escaped');
+	$stub->requests;
+	query("SELECT cqrs.call('s', 'GET', '$_')") for '//other.invalid/a', '@other.invalid', ':80/', '/%252e%252e', '?x=/../y';
+	is(join(' ', map { $_->[2] } $stub->requests), '/api//other.invalid/a /api/@other.invalid /api/:80/ /api/%252e%252e /api?x=/../y',
+		'a path stays below the base of the URL');
 	for my $method (qw(POST PUT PATCH DELETE))
 	{
 		is( query("SELECT body ->> 'method', body ->> 'body', body -> 'headers' ->> 'content-type'"
