@@ -48,23 +48,27 @@ sub requests
 	return @new;
 }
 
-# An authority of its own, a certificate of 127.0.0.1 and localhost by it, and one by nobody.
+# An authority of its own, and by it certificates of the server, which is 127.0.0.1 or localhost, and of a client.
 sub make_certificates
 {
 	my ($self) = @_;
 	my $folder = $self->{folder};
+	my @new_key = ('-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes');
 
 	append_to_file("$folder/extensions", "subjectAltName = IP:127.0.0.1, DNS:localhost\n");
-	system_or_bail('openssl', 'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2',
-		'-subj', '/CN=test authority', '-keyout', "$folder/ca.key", '-out', "$folder/ca.crt");
-	system_or_bail('openssl', 'req', '-new', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes',
-		'-subj', '/CN=127.0.0.1', '-keyout', "$folder/server.key", '-out', "$folder/server.csr");
-	system_or_bail('openssl', 'x509', '-req', '-in', "$folder/server.csr", '-CA', "$folder/ca.crt", '-CAkey', "$folder/ca.key",
-		'-CAcreateserial', '-days', '2', '-extfile', "$folder/extensions", '-out', "$folder/server.crt");
+	system_or_bail('openssl', 'req', '-x509', @new_key, '-days', '2', '-subj', '/CN=test authority',
+		'-keyout', "$folder/ca.key", '-out', "$folder/ca.crt");
+	foreach my $name ('server', 'client')
+	{
+		system_or_bail('openssl', 'req', '-new', @new_key, '-subj', "/CN=$name", '-keyout', "$folder/$name.key", '-out', "$folder/$name.csr");
+		system_or_bail('openssl', 'x509', '-req', '-in', "$folder/$name.csr", '-CA', "$folder/ca.crt", '-CAkey', "$folder/ca.key",
+			'-CAcreateserial', '-days', '2', '-extfile', "$folder/extensions", '-out', "$folder/$name.crt");
+	}
 	return;
 }
 
-sub ca { return "$_[0]{folder}/ca.crt" }
+# ca.crt, client.crt, client.key
+sub file { return "$_[0]{folder}/$_[1]" }
 
 sub stop
 {

@@ -191,12 +191,14 @@ sub addresses
 sub secure
 {
 	my $port = $stub->tls_port;
-	my $ca = $stub->ca;
+	my $ca = $stub->file('ca.crt');
 
 	query("CREATE SERVER t FOREIGN DATA WRAPPER cqrs_http OPTIONS (url 'https://localhost:$port', breaker 'off', call_timeout '60s')");
 	like(query("SELECT try('t', '/echo')"), qr/^QR012.*certificate/, 'an unknown authority');
 	query("ALTER SERVER t OPTIONS (ADD sslrootcert '$ca')");
-	is(query("SELECT body ->> 'method' FROM cqrs.call('t', 'GET', '/echo')"), 'GET', 'a known one');
+	is(query("SELECT body ->> 'method', body ->> 'client' IS NULL FROM cqrs.call('t', 'GET', '/echo')"), 'GET|t', 'a known one');
+	query("CREATE USER MAPPING FOR CURRENT_USER SERVER t OPTIONS (sslcert '${\$stub->file('client.crt')}', sslkey '${\$stub->file('client.key')}')");
+	is(query("SELECT body ->> 'client' FROM cqrs.call('t', 'GET', '/echo')"), 'client', 'with a certificate of the client');
 	query("ALTER SERVER t OPTIONS (SET url 'https://127.0.0.2:$port')");
 	like(query("SELECT try('t', '/echo')"), qr/^QR012/, 'another name than the certificate has');
 	query("ALTER SERVER t OPTIONS (SET url 'https://127.0.0.1:${\$stub->port}')");
