@@ -2,12 +2,12 @@
  * service_http.c
  *		HTTP transfers, any number at once, in one wait with the latch.
  *
- * The only file that has libcurl transfer something.  All transfers of a backend share one multi
- * handle and so its connections, which are kept alive.  libcurl says which
- * sockets it waits for and until when; we wait, for them and the latch, and
- * tell it what happened.  So a cancel ends a call at once in whatever phase
- * it is.  These rules keep a library with threads and callbacks harmless
- * inside a backend:
+ * The only file that has libcurl transfer something.  All transfers of a
+ * backend share one multi handle and so its connections, which are kept alive.
+ * libcurl says which sockets it waits for and until when; we wait, for them and
+ * the latch, and tell it what happened.  So a cancel ends a call at once in
+ * whatever phase it is.  These rules keep a library with threads and callbacks
+ * harmless inside a backend:
  *
  *	- all signals are blocked while libcurl runs: the thread that it starts to
  *	  resolve a name inherits that, so PostgreSQL's handlers run in the main
