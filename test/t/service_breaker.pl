@@ -34,6 +34,7 @@ many();
 loses();
 late();
 crashes();
+reclaims();
 
 $node->stop;
 $stub->stop;
@@ -178,5 +179,26 @@ sub crashes
 	$node->poll_query_until('postgres', 'SELECT true') or BAIL_OUT('the server does not come back');
 	is(query("SELECT state, in_flight, calls FROM cqrs.breaker('b')"), 'closed|0|0', 'after a crash it begins anew');
 	is(query("SELECT try('/status/200')"), '200', 'and lets calls through');
+	return;
+}
+
+# Where there is room for two breakers, a third one takes the place of one whose database or server is gone.
+sub reclaims
+{
+	my $call = "SELECT cqrs.end_call(cqrs.begin_call('%s'), 'success')";
+	my $server = "CREATE SERVER %s FOREIGN DATA WRAPPER cqrs_http OPTIONS (url 'https://%s')";
+
+	$node->append_conf('postgresql.conf', 'cqrs.max_services = 2');
+	$node->restart;
+	query('CREATE DATABASE other');
+	$node->safe_psql('other', "CREATE EXTENSION pg_cqrs; " . sprintf("$server; $call", 'there', 'there', 'there'));
+	query(sprintf $call, 'b');
+	query(sprintf $server, 'c', 'c');
+	my ($rc, $out, $error) = $node->psql('postgres', sprintf $call, 'c');
+	like($error, qr/there is no room for the circuit breaker of another service/, 'a table that is full');
+	query('DROP DATABASE other');
+	is(query(sprintf "$call; SELECT calls FROM cqrs.breaker('c')", 'c'), "\n1", 'has room when a database is gone');
+	query(sprintf "DROP SERVER c; $server", 'd', 'd');
+	is(query(sprintf "$call; SELECT calls FROM cqrs.breaker('b'); SELECT calls FROM cqrs.breaker('d')", 'd'), "\n1\n1", 'and when a server is');
 	return;
 }
