@@ -107,10 +107,13 @@ cqrs_service_breaker_admit(const ServiceOptions *options, BreakerScope scope, Br
 	BreakerPermit *permit = new_permit(scope);
 	Breaker    *breaker = open_breaker(options->server);
 
-	if (breaker == NULL && cqrs_allow_unguarded_calls)
-		return permit;
 	if (breaker == NULL)
+	{
+		if (cqrs_allow_unguarded_calls)
+			return permit;
+		free_permit(permit);
 		refuse_full();
+	}
 	SpinLockAcquire(&breaker->mutex);
 	if (cqrs_service_breaker_state_admit(breaker, options, permit->admitted_us, &permit->terms, rejection))
 		permit->server = options->server;
