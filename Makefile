@@ -14,12 +14,16 @@ READ     = projection_registry projection_progress projection_settings \
            projection_forward projection_split projection_rebuild \
            projection_sync projection projection_control \
            projection_wait projection_worker projection_status
-CONCEPTS = $(BASE) $(WRITE) monitor $(READ) access module
+OUTSIDE  = command_delivery service_url service_address service_wait service_http service_options \
+           service_latency service_breaker_state service_breaker service_control \
+           service_request service_response service
+CONCEPTS = $(BASE) $(WRITE) monitor $(READ) $(OUTSIDE) access module
 
 MODULE_big = $(EXTENSION)
 OBJS       = $(patsubst %.c,%.o,$(wildcard $(CONCEPTS:%=src/%.c)))
 SQL        = $(wildcard $(CONCEPTS:%=src/%.sql))
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql
+SHLIB_LINK = -lcurl
 
 # Each suite starts a server of its own, so that "make install installcheck"
 # needs none that runs. TAP tests find the same settings in TEMP_CONFIG.

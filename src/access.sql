@@ -71,7 +71,8 @@ GRANT EXECUTE ON FUNCTION
 GRANT SELECT ON cqrs.state_cache TO PUBLIC;
 
 -- Whoever may watch the server may watch the journal.
-GRANT SELECT ON cqrs.journal_status, cqrs.projection_status, cqrs.parked_event, cqrs.stat_progress_rebuild, cqrs.stat_appending
+GRANT SELECT ON cqrs.journal_status, cqrs.projection_status, cqrs.parked_event, cqrs.stat_progress_rebuild, cqrs.stat_appending,
+    cqrs.breaker_status
     TO pg_monitor;
 GRANT EXECUTE ON FUNCTION
     cqrs.is_held(),
@@ -81,5 +82,6 @@ GRANT EXECUTE ON FUNCTION
     cqrs.worker_state(),
     cqrs.projection_progress(),
     cqrs.written_after(bigint),
-    cqrs.list_parked()
+    cqrs.list_parked(),
+    cqrs.breaker(text)
     TO pg_monitor;

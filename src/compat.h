@@ -14,6 +14,7 @@
 #if PG_VERSION_NUM >= 160000
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_foreign_server.h"
 #include "catalog/pg_proc.h"
 #include "varatt.h"
 #endif
@@ -62,6 +63,22 @@
 #define cqrs_qualified_name(name)	stringToQualifiedNameList((name), NULL)
 #else
 #define cqrs_qualified_name(name)	stringToQualifiedNameList(name)
+#endif
+
+/* Has this role USAGE on that foreign server? */
+#if PG_VERSION_NUM >= 160000
+#define cqrs_may_use_server(server, role) \
+	(object_aclcheck(ForeignServerRelationId, (server), (role), ACL_USAGE) == ACLCHECK_OK)
+#else
+#define cqrs_may_use_server(server, role) \
+	(pg_foreign_server_aclcheck((server), (role), ACL_USAGE) == ACLCHECK_OK)
+#endif
+
+/* A wait event set that lives until it is freed. */
+#if PG_VERSION_NUM >= 170000
+#define cqrs_create_wait_set(nevents)	CreateWaitEventSet(NULL, (nevents))
+#else
+#define cqrs_create_wait_set(nevents)	CreateWaitEventSet(TopMemoryContext, (nevents))
 #endif
 
 /*

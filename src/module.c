@@ -16,6 +16,7 @@
 #include "projection_registry.h"
 #include "projection_worker.h"
 #include "registry.h"
+#include "service_breaker.h"
 #include "settings.h"
 #include "shmem.h"
 #include "state_cache.h"
@@ -50,5 +51,6 @@ _PG_init(void)
 	cqrs_projection_registry_init();
 	cqrs_projection_progress_init();
 	cqrs_projection_worker_init();
+	cqrs_service_breaker_init();
 	cqrs_shmem_init();
 }

@@ -155,9 +155,12 @@ push_cause(JsonbParseState **state)
 	push_key(state, "$causation");
 	(void) pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
 	push_string(state, current_cause->kind, current_cause->name);
-	push_key(state, "position");
-	position.val.numeric = int64_to_numeric(current_cause->position);
-	(void) pushJsonbValue(state, WJB_VALUE, &position);
+	if (current_cause->position > 0)
+	{
+		push_key(state, "position");
+		position.val.numeric = int64_to_numeric(current_cause->position);
+		(void) pushJsonbValue(state, WJB_VALUE, &position);
+	}
 	(void) pushJsonbValue(state, WJB_END_OBJECT, NULL);
 }
 

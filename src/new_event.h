@@ -18,9 +18,10 @@ typedef struct NewEvent
 /* What has a handler called, for the metadata of the events that it writes. */
 typedef struct Cause
 {
-	const char *kind;			/* "projection" */
+	const char *kind;			/* "projection", "timer" */
 	const char *name;
-	int64		position;		/* of the event; of the last one of a batch */
+	int64		position;		/* of the event; of the last one of a batch;
+								 * 0: there is none */
 } Cause;
 
 extern const Cause *cqrs_new_event_set_cause(const Cause *cause);

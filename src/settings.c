@@ -2,8 +2,8 @@
  * settings.c
  *		The settings of the extension: one table row each.
  *
- * What can harm others, by deleting their answers or filling the lock table,
- * takes a superuser.
+ * What can harm others, by deleting their answers, filling the lock table or
+ * reaching what they keep from it, takes a superuser.
  */
 #include "postgres.h"
 
@@ -19,9 +19,15 @@ int			cqrs_max_entity_locks;
 int			cqrs_projection_workers;
 int			cqrs_max_projection_partitions;
 int			cqrs_retry_delay_ms;
+int			cqrs_max_services;
+int			cqrs_breaker_clock_offset_ms;
 bool		cqrs_allow_journal_changes;
+bool		cqrs_allow_call_after_append;
+bool		cqrs_allow_link_local_addresses;
+bool		cqrs_allow_unguarded_calls;
 bool		cqrs_store_mark;
 bool		cqrs_workers;
+char	   *cqrs_traceparent;
 
 typedef struct IntSetting
 {
@@ -74,6 +80,18 @@ static const IntSetting int_settings[] = {
 		"The time doubles with each failure, up to 30 s, and is shortened at random by up to a half.",
 		&cqrs_retry_delay_ms, 200, 1, 30 * 1000, PGC_SIGHUP, GUC_UNIT_MS
 	},
+	{
+		"cqrs.max_services",
+		"How many services of all databases have a circuit breaker.",
+		"Beyond it a call to another service fails, unless cqrs.allow_unguarded_calls is on.",
+		&cqrs_max_services, 256, 1, 65536, PGC_POSTMASTER, 0
+	},
+	{
+		"cqrs.breaker_clock_offset",
+		"How far the clock of circuit breakers is ahead in this session.",
+		"For tests: the reset timeout of a breaker passes without anybody waiting for it.",
+		&cqrs_breaker_clock_offset_ms, 0, 0, INT_MAX, PGC_SUSET, GUC_UNIT_MS
+	},
 };
 
 typedef struct BoolSetting
@@ -95,6 +113,24 @@ static const BoolSetting bool_settings[] = {
 		&cqrs_allow_journal_changes, false, PGC_SUSET
 	},
 	{
+		"cqrs.allow_call_after_append",
+		"Lets cqrs.call through in a transaction that has appended events.",
+		"Every reader of the journal in order waits for such a transaction, so for the call.",
+		&cqrs_allow_call_after_append, false, PGC_SUSET
+	},
+	{
+		"cqrs.allow_link_local_addresses",
+		"Lets calls go to link-local and metadata addresses.",
+		"A cloud's metadata service, at 169.254.169.254, gives credentials of the machine to whoever asks.",
+		&cqrs_allow_link_local_addresses, false, PGC_SUSET
+	},
+	{
+		"cqrs.allow_unguarded_calls",
+		"Lets calls go without a circuit breaker where cqrs.max_services leaves no room for one.",
+		"Otherwise such a call fails.",
+		&cqrs_allow_unguarded_calls, false, PGC_SUSET
+	},
+	{
 		"cqrs.store_mark",
 		"Stores the high-water mark for standbys, so that the journal can be read in order there.",
 		"It takes a worker in each database that has a journal, and a small write at most "
@@ -109,6 +145,8 @@ static const BoolSetting bool_settings[] = {
 		&cqrs_workers, true, PGC_SIGHUP
 	},
 };
+
+static bool check_traceparent(char **value, void **extra, GucSource source);
 
 void
 cqrs_settings_init(void)
@@ -128,5 +166,30 @@ cqrs_settings_init(void)
 		DefineCustomBoolVariable(s->name, s->summary, s->details, s->value,
 								 s->initial, s->context, 0, NULL, NULL, NULL);
 	}
+	DefineCustomStringVariable("cqrs.traceparent",
+							   "The W3C trace context that calls to other services carry.",
+							   "00-TRACE-PARENT-FLAGS: a trace id of 32, a parent id of 16 and flags of 2 "
+							   "hexadecimal digits, in lower case.  Empty: none.",
+							   &cqrs_traceparent, "", PGC_USERSET, 0,
+							   check_traceparent, NULL, NULL);
 	MarkGUCPrefixReserved("cqrs");
+}
+
+/* An id of zeroes alone is none, and version ff is reserved. */
+static bool
+check_traceparent(char **value, void **extra, GucSource source)
+{
+	static const char form[] = "vv-tttttttttttttttttttttttttttttttt-pppppppppppppppp-ff";
+	static const char zeroes[] = "00000000000000000000000000000000";
+	const char *given = *value;
+
+	if (given[0] == '\0')
+		return true;
+	if (strlen(given) != strlen(form))
+		return false;
+	for (int i = 0; form[i]; i++)
+		if (form[i] == '-' ? given[i] != '-' : strchr("0123456789abcdef", given[i]) == NULL)
+			return false;
+	return strncmp(given, "ff", 2) != 0 &&
+		strncmp(given + 3, zeroes, 32) != 0 && strncmp(given + 36, zeroes, 16) != 0;
 }

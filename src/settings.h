@@ -11,7 +11,13 @@ extern int	cqrs_max_entity_locks;
 extern int	cqrs_projection_workers;
 extern int	cqrs_max_projection_partitions;
 extern int	cqrs_retry_delay_ms;
+extern int	cqrs_max_services;
+extern int	cqrs_breaker_clock_offset_ms;
 extern bool cqrs_allow_journal_changes;
+extern bool cqrs_allow_call_after_append;
+extern bool cqrs_allow_link_local_addresses;
+extern bool cqrs_allow_unguarded_calls;
+extern char *cqrs_traceparent;
 extern bool cqrs_store_mark;
 extern bool cqrs_workers;
 

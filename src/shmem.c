@@ -13,7 +13,7 @@
 
 #include "shmem.h"
 
-#define MAX_AREAS	8
+#define MAX_AREAS	12
 
 static const SharedArea *areas[MAX_AREAS];
 static int	narea = 0;

@@ -11,7 +11,7 @@
 #include "storage/lwlock.h"
 
 #define CQRS_WORKER_DATABASES	1024
-#define CQRS_WORKER_KINDS		2
+#define CQRS_WORKER_KINDS		4
 
 /* What a concept has workers for. */
 typedef struct WorkerKind
