@@ -127,9 +127,17 @@ cqrs_projection_progress_reserve(int partitions)
 		refuse_full();
 }
 
-/* False if another worker is at it. */
+/* Is the entry still that of the partition?  For sure only while it is claimed. */
 bool
-cqrs_projection_progress_claim(ProjectionProgress *progress)
+cqrs_projection_progress_is(const ProjectionProgress *progress, const char *projection, int slice)
+{
+	return progress->database == MyDatabaseId && progress->slice == slice &&
+		strcmp(NameStr(progress->projection), projection) == 0;
+}
+
+/* False if another worker is at it, or if it was given to another partition. */
+bool
+cqrs_projection_progress_claim(ProjectionProgress *progress, const char *projection, int slice)
 {
 	static bool registered = false;
 	uint32		nobody = 0;
@@ -141,7 +149,10 @@ cqrs_projection_progress_claim(ProjectionProgress *progress)
 	if (!pg_atomic_compare_exchange_u32(&progress->worker, &nobody, (uint32) MyProcPid))
 		return false;
 	claimed = progress;
-	return true;
+	if (cqrs_projection_progress_is(progress, projection, slice))
+		return true;
+	cqrs_projection_progress_release(progress);
+	return false;
 }
 
 void
@@ -162,10 +173,13 @@ cqrs_projection_progress_changed(bool (*exists) (const char *projection, int sli
 	for (int i = 0; i < cqrs_max_projection_partitions; i++)
 	{
 		ProjectionProgress *entry = &entries[i];
+		NameData	projection = entry->projection;
+		int			slice = entry->slice;
 
 		if (entry->database != MyDatabaseId)
 			continue;
-		if (!exists(NameStr(entry->projection), entry->slice) && cqrs_projection_progress_claim(entry))
+		if (!exists(NameStr(projection), slice) &&
+			cqrs_projection_progress_claim(entry, NameStr(projection), slice))
 		{
 			/* In this order: who makes it anew shall find nobody at it. */
 			LWLockAcquire(lock, LW_EXCLUSIVE);
@@ -299,8 +313,7 @@ static ProjectionProgress *
 find(const char *projection, int slice)
 {
 	for (int i = 0; i < cqrs_max_projection_partitions; i++)
-		if (entries[i].database == MyDatabaseId && entries[i].slice == slice &&
-			strcmp(NameStr(entries[i].projection), projection) == 0)
+		if (cqrs_projection_progress_is(&entries[i], projection, slice))
 			return &entries[i];
 	return NULL;
 }
@@ -327,12 +340,12 @@ make(const char *projection, int slice)
 	{
 		ProjectionProgress *entry = &entries[i];
 
-		if (OidIsValid(entry->database))
+		/* A worker with an old list may have claimed a free one for a moment. */
+		if (OidIsValid(entry->database) || pg_atomic_read_u32(&entry->worker) != 0)
 			continue;
 		SpinLockAcquire(&entry->mutex);
 		memset(&entry->revision, 0, sizeof(ProjectionProgress) - offsetof(ProjectionProgress, revision));
 		SpinLockRelease(&entry->mutex);
-		pg_atomic_write_u32(&entry->worker, 0);
 		entry->slice = slice;
 		namestrcpy(&entry->projection, projection);
 		entry->database = MyDatabaseId;

@@ -60,10 +60,11 @@ extern void cqrs_projection_progress_init(void);
 /* The entry of a partition in this database; made if there is none. */
 extern ProjectionProgress *cqrs_projection_progress_open(const char *projection, int slice);
 extern ProjectionProgress *cqrs_projection_progress_find(const char *projection, int slice);
+extern bool cqrs_projection_progress_is(const ProjectionProgress *progress, const char *projection, int slice);
 extern void cqrs_projection_progress_reserve(int partitions);
 
 /* Called by workers: one of them is at a partition at a time. */
-extern bool cqrs_projection_progress_claim(ProjectionProgress *progress);
+extern bool cqrs_projection_progress_claim(ProjectionProgress *progress, const char *projection, int slice);
 extern void cqrs_projection_progress_release(ProjectionProgress *progress);
 extern void cqrs_projection_progress_changed(bool (*exists) (const char *projection, int slice));
 

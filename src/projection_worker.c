@@ -269,13 +269,20 @@ static StepWork
 work_of(Partition *partition, int64 mark, TimestampTz now, long *wait_ms)
 {
 	ProjectionOffset *offset = &partition->offset;
-	ProjectionProgress *progress = partition->progress;
 	Projection *projection = cqrs_projection_registry_find(offset->projection);
-	bool		known = progress->revision == offset->revision;
-	int64		reached = known ? progress->reached : offset->position;
+	ProjectionProgress *progress;
+	bool		known;
+	int64		reached;
 
-	if (projection == NULL || projection->state != PROJECTION_RUNNING || projection->has_trigger ||
-		pg_atomic_read_u32(&progress->worker) != 0 ||
+	if (projection == NULL || projection->state != PROJECTION_RUNNING || projection->has_trigger)
+		return NULL;
+	/* A worker whose list is older than ours may have freed the entry. */
+	if (!cqrs_projection_progress_is(partition->progress, projection->name, offset->slice))
+		partition->progress = cqrs_projection_progress_open(projection->name, offset->slice);
+	progress = partition->progress;
+	known = progress->revision == offset->revision;
+	reached = known ? progress->reached : offset->position;
+	if (pg_atomic_read_u32(&progress->worker) != 0 ||
 		!has_waited(partition->busy_until, now, wait_ms) ||
 		(known && !has_waited(progress->retry_at, now, wait_ms)))
 		return NULL;
@@ -326,12 +333,13 @@ do_work(Partition *partition, StepWork work)
 	Step		step = {.partition = partition};
 	ErrorData  *error;
 
-	if (!cqrs_projection_progress_claim(progress))
+	MemoryContextSwitchTo(context);
+	if (!cqrs_projection_progress_claim(progress, text_to_cstring(partition->offset.projection), partition->offset.slice))
 	{
+		MemoryContextSwitchTo(TopMemoryContext);
 		MemoryContextDelete(context);
 		return;
 	}
-	MemoryContextSwitchTo(context);
 	pgstat_report_activity(STATE_RUNNING, psprintf("projection %s", NameStr(progress->projection)));
 	error = cqrs_projection_step_run(&step, work, NULL);
 	if (error)

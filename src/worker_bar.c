@@ -12,8 +12,9 @@
  * Only who may carry out the command bars: others shall not be able to stop
  * the workers of a database that is not theirs.
  *
- * COMMIT PREPARED comes by here as well: it makes things visible that were
- * registered, without any session in which a transaction ends.
+ * COMMIT and ROLLBACK PREPARED come by here as well: they make things visible,
+ * and let the high-water mark go on, without any session in which the
+ * transaction ends.
  *
  * A bar is a count in the database's entry, under the lock of worker.c; what
  * this session has barred is in a list of its own.
@@ -51,7 +52,7 @@ static Oid	own_database(const char *name);
 static Oid	template_of(const CreatedbStmt *statement);
 static bool names_extension(const DropStmt *statement);
 static Oid	database_of_extension(void);
-static bool is_commit_prepared(Node *statement);
+static bool ends_prepared(Node *statement);
 static void bar(Oid database);
 static bool is_worker_of(Oid database);
 static bool tell_to_leave(Oid database);
@@ -71,7 +72,7 @@ process_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 				QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc)
 {
 	Oid			database = wanted_alone(pstmt->utilityStmt);
-	bool		look = is_commit_prepared(pstmt->utilityStmt);
+	bool		look = ends_prepared(pstmt->utilityStmt);
 
 	if (OidIsValid(database))
 		bar(database);
@@ -171,10 +172,12 @@ database_of_extension(void)
 }
 
 static bool
-is_commit_prepared(Node *statement)
+ends_prepared(Node *statement)
 {
-	return IsA(statement, TransactionStmt) &&
-		((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED;
+	TransactionStmtKind kind = IsA(statement, TransactionStmt) ?
+	((TransactionStmt *) statement)->kind : TRANS_STMT_BEGIN;
+
+	return kind == TRANS_STMT_COMMIT_PREPARED || kind == TRANS_STMT_ROLLBACK_PREPARED;
 }
 
 /* Returns when no worker is in the database, and none will come. */
