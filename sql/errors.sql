@@ -108,6 +108,16 @@ FROM (VALUES
 -- QR020: the time is over
 SELECT concat_ws(E'\n    ', code || ': ' || replace(message, last, 'N'), 'DETAIL: ' || replace(detail, last, 'N'), 'HINT: ' || hint)
 FROM (SELECT cqrs.last_position()::text AS last) p, LATERAL errors_test.raised(format('SELECT cqrs.wait_for_event(%s, ''1 ms'')', last)) r;
+BEGIN;
+CREATE FUNCTION errors_test.project(event cqrs.event) RETURNS void LANGUAGE sql AS '';
+DO $$ BEGIN PERFORM cqrs.create_projection('errors', 'errors_test.project'); END $$;
+SELECT concat_ws(E'\n    ', code || ': ' || regexp_replace(message, '[0-9]+', 'N'), 'DETAIL: ' || regexp_replace(detail, '[0-9]+', 'N', 'g'), 'HINT: ' || hint)
+FROM errors_test.raised('SELECT cqrs.wait_for_projection(''errors'', timeout => ''1 ms'')') r;
+-- 55000, 42704: it would be in vain
+SELECT concat_ws(E'\n    ', what, code || ': ' || message, 'DETAIL: ' || nullif(detail, ''), 'HINT: ' || nullif(hint, ''))
+FROM unnest('{errors, unheard}'::text[]) name, LATERAL (VALUES (format('cqrs.wait_for_projection(%L)', name)), (format('cqrs.rebuild_projection(%L)', name))) v (what),
+    LATERAL errors_test.raised(format(CASE WHEN what LIKE 'cqrs.wait%' AND name = 'errors' THEN 'SELECT cqrs.pause_projection(''errors''), %s' ELSE 'SELECT %s' END, what)) r;
+ROLLBACK;
 \pset tuples_only off
 \pset format aligned
 

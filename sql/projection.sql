@@ -241,7 +241,9 @@ SELECT cqrs.alter_projection('projection.own', 'by_set');
 \echo :SQLSTATE
 -- He can give it to a role that he is a member of, and that may do all that.
 SET SESSION AUTHORIZATION regress_cqrs_projection;
+\set VERBOSITY sqlstate
 SELECT cqrs.alter_projection('projection.own', owner => 'regress_cqrs_projection_other');
+\set VERBOSITY default
 \echo :SQLSTATE
 RESET SESSION AUTHORIZATION;
 SET search_path = projection_test;

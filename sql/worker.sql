@@ -75,6 +75,8 @@ SELECT cqrs.drop_projection('worker slow');
 ALTER SYSTEM SET cqrs.workers = off;
 SELECT pg_reload_conf();
 SELECT wait_until('NOT EXISTS (SELECT FROM workers)');
+\c
+SET search_path = worker_test;
 SELECT cqrs.worker_state();
 SELECT put();
 SELECT state FROM cqrs.projection_status WHERE name = 'worker';
