@@ -81,6 +81,39 @@ SELECT cqrs.wait_for_projection('control') > 0;
 SELECT entity_id, count(*) FROM cqrs.journal WHERE entity_type = 'ControlEffect' GROUP BY 1 ORDER BY 1;
 SELECT skipped FROM cqrs.projection_status WHERE name = 'control';
 
+-- Also where events of both kinds have waited behind one that failed.
+SELECT cqrs.create_projection('control mixed', 'react', entity_types => '{ControlMixed}', start_position => NULL, max_retries => 0);
+SELECT position - 1 AS before FROM cqrs.append('ControlMixed', 'm', ARRAY[cqrs.new_event('X', '{}')]) \gset
+SELECT cqrs.wait_for_projection('control mixed') > 0;
+SELECT cqrs.reset_projection('control mixed', :before);
+SELECT cqrs.wait_for_projection('control mixed') > 0;
+SELECT put('ControlMixed', 'm', 'X'), put('ControlMixed', 'n', 'X');
+SELECT cqrs.wait_for_projection('control mixed') > 0;
+SELECT entity_id, waiting, sqlstate FROM cqrs.parked_event WHERE projection = 'control mixed';
+SELECT cqrs.retry_parked('control mixed');
+DO $$
+BEGIN
+    FOR i IN 1 .. 3000 LOOP
+        EXIT WHEN NOT EXISTS (SELECT FROM cqrs.parked_entity WHERE retry);
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+END
+$$;
+SELECT entity_id, waiting, sqlstate FROM cqrs.parked_event WHERE projection = 'control mixed';
+SELECT entity_id, count(*) FROM cqrs.journal WHERE entity_type = 'ControlEffect' AND entity_id IN ('m', 'n') GROUP BY 1 ORDER BY 1;
+SELECT cqrs.discard_parked('control mixed');
+DO $$
+BEGIN
+    FOR i IN 1 .. 3000 LOOP
+        EXIT WHEN NOT EXISTS (SELECT FROM cqrs.parked_entity WHERE retry);
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+END
+$$;
+SELECT entity_id, waiting, sqlstate FROM cqrs.parked_event WHERE projection = 'control mixed';
+SELECT entity_id, count(*) FROM cqrs.journal WHERE entity_type = 'ControlEffect' AND entity_id IN ('m', 'n') GROUP BY 1 ORDER BY 1;
+SELECT cqrs.drop_projection('control mixed');
+
 -- A sync projection is part of every append: it can be neither paused nor reset, while it has its trigger.
 SELECT cqrs.create_projection('control sync', 'handler', entity_types => '{ControlSync}', mode => 'sync');
 SELECT cqrs.pause_projection('control sync');
