@@ -235,6 +235,33 @@ SELECT cqrs.wait_for_projection('rebuild react') > 0;
 SELECT (SELECT count(*) FROM total) AS total, count(*) FROM cqrs.journal WHERE entity_type = 'RebuildEffect';
 SELECT cqrs.drop_projection('rebuild react');
 
+-- It begins where the projection was set back to, if that is before its start.
+CREATE TABLE later (entity_id text);
+CREATE FUNCTION note_later(event cqrs.event) RETURNS void LANGUAGE sql AS $$ INSERT INTO rebuild_test.later VALUES ((event).entity_id) $$;
+SELECT cqrs.append('RebuildLater', '1', ARRAY[cqrs.new_event('X', '{}')]) IS NOT NULL AS appended;
+SELECT cqrs.create_projection('rebuild later', 'note_later', entity_types => '{RebuildLater}', tables => '{later}', start_position => NULL);
+SELECT cqrs.append('RebuildLater', '2', ARRAY[cqrs.new_event('X', '{}')]) IS NOT NULL AS appended;
+SELECT cqrs.wait_for_projection('rebuild later') > 0;
+SELECT cqrs.rebuild_projection('rebuild later');
+SELECT cqrs.wait_for_projection('rebuild later') > 0;
+SELECT * FROM later ORDER BY 1;
+SELECT cqrs.reset_projection('rebuild later', 0);
+SELECT cqrs.wait_for_projection('rebuild later') > 0;
+SELECT cqrs.rebuild_projection('rebuild later');
+SELECT cqrs.wait_for_projection('rebuild later') > 0;
+SELECT * FROM later ORDER BY 1;
+SELECT cqrs.drop_projection('rebuild later');
+
+-- What prepares it repeats no side effect either.
+CREATE FUNCTION announce() RETURNS void LANGUAGE sql AS $$ SELECT cqrs.append('RebuildAnnounced', '1', ARRAY[cqrs.new_event('X', '{}')]) $$;
+SELECT cqrs.create_projection('rebuild announced', 'note_later', entity_types => '{RebuildLater}', tables => '{later}', prepare => 'announce');
+SELECT cqrs.wait_for_projection('rebuild announced') > 0;
+SELECT cqrs.rebuild_projection('rebuild announced');
+SELECT cqrs.wait_for_projection('rebuild announced');
+SELECT state, last_sqlstate FROM status;
+SELECT count(*) FROM cqrs.journal WHERE entity_type = 'RebuildAnnounced';
+SELECT cqrs.drop_projection('rebuild announced');
+
 -- As its owner: rows that row security hides from him are an error, and stay.
 CREATE ROLE regress_cqrs_rebuild;
 GRANT ALL ON SCHEMA rebuild_test TO regress_cqrs_rebuild;

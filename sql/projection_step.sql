@@ -57,6 +57,8 @@ BEGIN
         'INSERT INTO step_test.deferred VALUES (1)',
         'SET CONSTRAINTS ALL DEFERRED; INSERT INTO step_test.deferred VALUES (1)',
         'DECLARE c CURSOR WITH HOLD FOR SELECT step_test.take_loot(''cursor'')',
+        'DECLARE c CURSOR WITH HOLD FOR SELECT set_config(''search_path'', ''step_test, pg_catalog, pg_temp'', false), set_config(''work_mem'', ''123kB'', false)',
+        'DECLARE c CURSOR WITH HOLD FOR SELECT set_config(''default_transaction_read_only'', ''on'', false)',
         'SET ROLE ' || session_user,
         'RESET ROLE',
         'SET SESSION AUTHORIZATION DEFAULT',
@@ -100,6 +102,35 @@ SELECT how, who, count(*) > 1 AS again FROM step_test.loot GROUP BY 1, 2 ORDER B
 SELECT attack('StepWorker');
 SELECT cqrs.wait_for_projection('step worker', timeout => '1 min') > 0;
 SELECT count(*) FROM step_test.loot WHERE who <> 'regress_cqrs_attacker';
+
+-- Who owns the journal makes indexes, and what they call is planned with; it is not the worker that calls it.
+DELETE FROM step_test.loot;
+ALTER TABLE cqrs.journal OWNER TO regress_cqrs_attacker;
+GRANT CREATE ON SCHEMA cqrs TO regress_cqrs_attacker;
+SET SESSION AUTHORIZATION regress_cqrs_attacker;
+CREATE FUNCTION step_test.volatile_inside(integer) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$ SELECT step_test.take_loot('index') $$;
+CREATE INDEX trap ON cqrs.journal (created_at) WHERE step_test.volatile_inside(1);
+RESET SESSION AUTHORIZATION;
+SELECT cqrs.append('StepWorker', '1', ARRAY[cqrs.new_event('X', '{"sql": "SELECT 1"}')]) IS NOT NULL AS appended;
+SELECT cqrs.wait_for_projection('step worker', timeout => '1 min') > 0;
+SELECT who, count(*) > 0 FROM step_test.loot GROUP BY 1;
+DROP INDEX cqrs.trap;
+REVOKE CREATE ON SCHEMA cqrs FROM regress_cqrs_attacker;
+ALTER TABLE cqrs.journal OWNER TO CURRENT_USER;
+GRANT SELECT ON cqrs.journal TO regress_cqrs_attacker;
+
+-- Who may not read the journal any more has nothing projected any more.
+SELECT cqrs.alter_projection('step worker', max_retries => 0);
+REVOKE SELECT ON cqrs.journal FROM regress_cqrs_attacker;
+SELECT cqrs.append('StepWorker', '1', ARRAY[cqrs.new_event('X', '{"sql": "SELECT 1"}')]) IS NOT NULL AS appended;
+SELECT cqrs.wait_for_projection('step worker', timeout => '1 min');
+SELECT state, last_sqlstate FROM cqrs.projection_status WHERE name = 'step worker';
+\set VERBOSITY sqlstate
+SELECT cqrs.append('StepTrigger', '1', ARRAY[cqrs.new_event('X', '{"sql": "SELECT 1"}')]);
+\set VERBOSITY default
+GRANT SELECT ON cqrs.journal TO regress_cqrs_attacker;
+SELECT cqrs.resume_projection('step worker');
+SELECT cqrs.wait_for_projection('step worker', timeout => '1 min') > 0;
 
 -- In the session of a superuser, and in that of somebody else.
 DELETE FROM step_test.loot;

@@ -244,6 +244,22 @@ SELECT put('SyncLoop', '1', 'X');
 SELECT count(*) FROM cqrs.journal WHERE entity_type = 'SyncLoop';
 SELECT cqrs.drop_projection('sync loop'), cqrs.drop_projection('sync nested');
 
+-- It cannot write to the entity whose events it is given: the next of them may be on its way.
+CREATE FUNCTION own(event cqrs.event) RETURNS void LANGUAGE sql AS $$ SELECT cqrs.append((event).entity_type, (event).entity_id, ARRAY[cqrs.new_event('Y', '{}')]) $$;
+SELECT cqrs.create_projection('sync own', 'own', entity_types => '{SyncOwn}', mode => 'sync');
+SELECT put('SyncOwn', '1', 'X');
+\echo :SQLSTATE
+SELECT cqrs.drop_projection('sync own');
+
+-- What is parked cannot be left to a trigger, which would go past it.
+CREATE FUNCTION bad(event cqrs.event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN RAISE 'bad'; END $$;
+SELECT cqrs.create_projection('sync parked', 'bad', entity_types => '{SyncParked}', max_retries => 0);
+SELECT put('SyncParked', '1', 'X');
+SELECT cqrs.wait_for_projection('sync parked') > 0;
+SELECT cqrs.alter_projection('sync parked', mode => 'sync');
+\echo :SQLSTATE
+SELECT cqrs.drop_projection('sync parked');
+
 -- A projection whose handler or owner is gone fails what it should have projected.
 CREATE FUNCTION gone(event cqrs.event) RETURNS void LANGUAGE sql AS '';
 SELECT cqrs.create_projection('sync gone', 'gone', entity_types => '{SyncGone}', mode => 'sync');
@@ -258,6 +274,7 @@ SELECT put('SyncGone', '1', 'X');
 \set VERBOSITY default
 -- It can be dropped also if somebody has dropped its trigger.
 DROP TRIGGER "projection_sync gone" ON cqrs.journal;
+SELECT state FROM cqrs.projection_status WHERE name = 'sync gone';
 SELECT cqrs.drop_projection('sync gone');
 
 SELECT count(*) FROM projections;

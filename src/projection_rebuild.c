@@ -100,6 +100,7 @@ cqrs_projection_rebuild_all(Step *step, void *unused)
 	lock_offsets(&rebuild);
 	if (!begin(&rebuild))
 		return;
+	cqrs_projection_progress_rebuild(step->partition->progress, 0, step->projection->start_position, rebuild.target);
 	cqrs_projection_step_enter_owner(step);
 	cqrs_projection_step_limit_locks(LOCK_TIMEOUT);
 	empty_tables(step->projection);
@@ -329,6 +330,7 @@ give_up_event(Rebuild *rebuild, ErrorData *error)
 		.attempts = 1,
 		.first_failed_at = GetCurrentTimestamp()
 	};
+	const char *reason;
 	RoleScope	own;
 
 	if (cqrs_projection_failure_stops(step->projection))
@@ -337,8 +339,12 @@ give_up_event(Rebuild *rebuild, ErrorData *error)
 	SPI_connect();
 	if (step->projection->on_failure == PROJECTION_PARK)
 	{
-		if (cqrs_projection_failure_blown(step->projection, ++rebuild->parked_in_row))
+		reason = cqrs_projection_failure_blown(step->projection, ++rebuild->parked_in_row);
+		if (reason)
+		{
+			error->message = psprintf("%s (%s)", error->message, reason);
 			ReThrowError(error);
+		}
 		advance.parked = cqrs_projection_offset_park(offset, &event);
 	}
 	else

@@ -55,6 +55,7 @@ static const WorkerKind *kinds[CQRS_WORKER_KINDS];
 static int	kind_count = 0;
 static bool look_requested = false; /* by this transaction */
 
+static bool wants_anything(const WorkerDatabase *entry);
 static bool has_worker(void);
 static void on_transaction_end(XactEvent event, void *arg);
 static void request_look(void);
@@ -212,7 +213,7 @@ PG_FUNCTION_INFO_V1(cqrs_worker_state);
 Datum
 cqrs_worker_state(PG_FUNCTION_ARGS)
 {
-	const char *state = "starting";
+	const char *state = "none";
 	WorkerDatabase *entry;
 
 	LWLockAcquire(cqrs_worker_lock, LW_SHARED);
@@ -229,8 +230,19 @@ cqrs_worker_state(PG_FUNCTION_ARGS)
 		state = "waiting for a slot";
 	else if (entry && entry->not_before > GetCurrentTimestamp())
 		state = "restarting";
+	else if (entry && (entry->look || wants_anything(entry)))
+		state = "starting";
 	LWLockRelease(cqrs_worker_lock);
 	PG_RETURN_TEXT_P(cstring_to_text(state));
+}
+
+static bool
+wants_anything(const WorkerDatabase *entry)
+{
+	for (int kind = 0; kind < kind_count; kind++)
+		if (entry->wanted[kind] > 0)
+			return true;
+	return false;
 }
 
 /* The caller holds the lock. */
