@@ -113,6 +113,11 @@ cqrs_projection_failure_handle(Step *step, const ErrorData *error)
 {
 	ProjectionProgress *progress = step->partition->progress;
 
+	if (step->put_off)
+	{
+		wait_longer(progress, 1);
+		return;
+	}
 	cqrs_projection_progress_failed(progress, error);
 	/* What it has failed at before it was changed or resumed does not count. */
 	if (step->leased && !step->all_or_nothing && progress->revision != step->leased_offset.revision)

@@ -219,7 +219,8 @@ replay_partition(Rebuild *rebuild, ProjectionOffset *offset)
 		from = replay_chunk(rebuild, from);
 		cqrs_projection_progress_rebuild(progress, rebuild->events, from, rebuild->target);
 		CHECK_FOR_INTERRUPTS();
-		if (cqrs_projection_progress_is_wanted(progress))
+		step->put_off = cqrs_projection_progress_is_wanted(progress);
+		if (step->put_off)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_IN_USE),
 					 errmsg("rebuild of projection \"%s\" is put off", step->projection->name),

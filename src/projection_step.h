@@ -37,6 +37,7 @@ typedef struct Step
 	RoleScope	owner;
 	bool		as_owner;
 	TimestampTz started_at;
+	bool		put_off;		/* somebody else goes first */
 	/* Result, true once it is committed */
 	bool		leased;
 	ProjectionOffset leased_offset; /* as it was then */
