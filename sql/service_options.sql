@@ -23,6 +23,8 @@ BEGIN
     RAISE EXCEPTION 'accepted' USING ERRCODE = '00001';
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+    -- What begins with a capital is said by libcurl, each release of which has other words.
+    hint := regexp_replace(hint, 'What is wrong: [A-Z].*', 'What is wrong: (libcurl''s words).');
     RETURN concat_ws(E'\n    ', SQLSTATE || ': ' || message, 'DETAIL: ' || nullif(detail, ''), 'HINT: ' || nullif(hint, ''));
 END
 $$;
