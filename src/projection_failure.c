@@ -45,7 +45,7 @@ typedef struct GiveUp
 } GiveUp;
 
 static bool is_alone(const Step *step);
-static void wait_longer(ProjectionProgress *progress, int failures);
+static void wait_longer(Partition *partition, int failures);
 static void count_attempt(Step *step, const ErrorData *error);
 static void give_up(Step *failed, const ErrorData *error);
 static void give_up_event(Step *step, void *arg);
@@ -115,7 +115,7 @@ cqrs_projection_failure_handle(Step *step, const ErrorData *error)
 
 	if (step->put_off)
 	{
-		wait_longer(progress, 1);
+		wait_longer(step->partition, 1);
 		return;
 	}
 	cqrs_projection_progress_failed(progress, error);
@@ -123,7 +123,7 @@ cqrs_projection_failure_handle(Step *step, const ErrorData *error)
 	if (step->leased && !step->all_or_nothing && progress->revision != step->leased_offset.revision)
 		cqrs_projection_progress_reached(progress, step->leased_offset.revision, step->leased_offset.position);
 	if (cqrs_projection_failure_is_systems(step, error))
-		wait_longer(progress, ++progress->system_failures);
+		wait_longer(step->partition, ++progress->system_failures);
 	else if (step->all_or_nothing)
 		give_up(step, error);
 	else if (!is_alone(step))
@@ -172,14 +172,19 @@ is_alone(const Step *step)
 	return !step->application.started || step->batch.count == 1;
 }
 
-/* The time doubles; chance keeps what failed together from failing together again. */
+/*
+ * The time doubles; chance keeps what failed together from failing together
+ * again.  This worker waits as long as it knows of no change; others wait if
+ * what they know is about the same revision.
+ */
 static void
-wait_longer(ProjectionProgress *progress, int failures)
+wait_longer(Partition *partition, int failures)
 {
 	double		delay_ms = Min((double) cqrs_retry_delay_ms * (1 << Min(failures - 1, 20)), LONGEST_DELAY_MS);
 
 	delay_ms *= 0.5 + 0.5 * pg_prng_double(&pg_global_prng_state);
-	progress->retry_at = GetCurrentTimestamp() + (int64) (delay_ms * 1000);
+	partition->busy_until = GetCurrentTimestamp() + (int64) (delay_ms * 1000);
+	partition->progress->retry_at = partition->busy_until;
 }
 
 static void
@@ -193,7 +198,7 @@ count_attempt(Step *step, const ErrorData *error)
 	if (step->leased && progress->attempts > step->max_retries)
 		give_up(step, error);
 	else
-		wait_longer(progress, progress->attempts);
+		wait_longer(step->partition, progress->attempts);
 }
 
 static void
@@ -301,7 +306,7 @@ run(const Step *failed, StepWork work, GiveUp *what)
 	ProjectionProgress *progress = step.partition->progress;
 
 	if (cqrs_projection_step_run(&step, work, what) != NULL)
-		wait_longer(progress, ++progress->system_failures);
+		wait_longer(step.partition, ++progress->system_failures);
 	else if (step.leased)
 	{
 		cqrs_projection_failure_cleared(&step);

@@ -17,7 +17,7 @@ typedef struct Partition
 	ProjectionProgress *progress;
 	bool		retry;			/* somebody wants parked entities replayed */
 	int			retry_limit;	/* events of an entity in a replay; 0: a batch */
-	TimestampTz busy_until;		/* the offset was locked by somebody */
+	TimestampTz busy_until;		/* it was locked by somebody, or has failed */
 } Partition;
 
 typedef struct Step

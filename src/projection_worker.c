@@ -258,9 +258,13 @@ static bool
 is_listed(const char *projection, int slice)
 {
 	for (int i = 0; i < partition_count; i++)
-		if (partitions[i].offset.slice == slice &&
-			strcmp(NameStr(partitions[i].progress->projection), projection) == 0)
+	{
+		const text *name = partitions[i].offset.projection;
+
+		if (partitions[i].offset.slice == slice && VARSIZE_ANY_EXHDR(name) == strlen(projection) &&
+			memcmp(VARDATA_ANY(name), projection, strlen(projection)) == 0)
 			return true;
+	}
 	return false;
 }
 

@@ -165,6 +165,9 @@ cqrs_worker_process_succeeded(void)
 void
 cqrs_worker_process_discard(void)
 {
+	/* What was set at the very end of its transaction was set for the session. */
+	ResetAllOptions();
+	configure_session();
 	StartTransactionCommand();
 	PortalHashTableDeleteAll();
 	DropAllPreparedStatements();
@@ -173,13 +176,6 @@ cqrs_worker_process_discard(void)
 	ResetTempTableNamespace();
 	ResetSequenceCaches();
 	CommitTransactionCommand();
-
-	/*
-	 * What was set at the very end of its transaction was set for the
-	 * session.
-	 */
-	ResetAllOptions();
-	configure_session();
 }
 
 static void
