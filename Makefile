@@ -16,7 +16,7 @@ READ     = projection_registry projection_progress projection_settings \
            projection_wait projection_worker projection_status
 OUTSIDE  = command_delivery service_url service_address service_wait service_http service_options \
            service_latency service_breaker_state service_breaker service_control \
-           service_request service_response service
+           service_request service_response service timer_queue timer_worker timer
 CONCEPTS = $(BASE) $(WRITE) monitor $(READ) $(OUTSIDE) access module
 
 MODULE_big = $(EXTENSION)
