@@ -5,7 +5,7 @@ EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).
 # One name is one concept: src/NAME.c, src/NAME.h, src/NAME.sql (its part of
 # the install script) and sql/NAME.sql (its test); not every concept has all.
 BASE     = schema settings shmem catalog duration role statement registry \
-           worker worker_bar worker_launcher worker_process
+           worker worker_bar worker_launcher worker_process worker_error
 WRITE    = slice position_prepared position_stored position entity_lock new_event journal \
            identity journal_read handler effect entity_registry entity receipt \
            command_log journal_append snapshot state_cache fold state command
@@ -16,7 +16,7 @@ READ     = projection_registry projection_progress projection_settings \
            projection_wait projection_worker projection_status
 OUTSIDE  = command_delivery service_url service_address service_wait service_http service_options \
            service_latency service_breaker_state service_breaker service_control \
-           service_request service_response service
+           service_request service_response service timer_queue timer_worker timer
 CONCEPTS = $(BASE) $(WRITE) monitor $(READ) $(OUTSIDE) access module
 
 MODULE_big = $(EXTENSION)

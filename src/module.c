@@ -20,6 +20,7 @@
 #include "settings.h"
 #include "shmem.h"
 #include "state_cache.h"
+#include "timer_worker.h"
 #include "worker.h"
 #include "worker_bar.h"
 #include "worker_launcher.h"
@@ -52,5 +53,6 @@ _PG_init(void)
 	cqrs_projection_progress_init();
 	cqrs_projection_worker_init();
 	cqrs_service_breaker_init();
+	cqrs_timer_worker_init();
 	cqrs_shmem_init();
 }

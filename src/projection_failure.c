@@ -26,15 +26,12 @@
  */
 #include "postgres.h"
 
-#include "common/pg_prng.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
 #include "projection_failure.h"
-#include "settings.h"
-
-#define LONGEST_DELAY_MS	30000
+#include "worker_error.h"
 
 /* What is to be done with an event that has failed too often. */
 typedef struct GiveUp
@@ -55,25 +52,13 @@ static void describe(FailedEvent *event, const GiveUp *what);
 static void stop(Projection *projection, const GiveUp *what);
 static void run(const Step *failed, StepWork work, GiveUp *what);
 
-/* Classes of SQLSTATEs that say nothing about an event. */
+/* A batch that has run out of its own time is not the system's. */
 bool
 cqrs_projection_failure_is_systems(const Step *step, const ErrorData *error)
 {
-	static const int classes[] = {
-		MAKE_SQLSTATE('0', '8', '0', '0', '0'), MAKE_SQLSTATE('2', '5', '0', '0', '0'),
-		MAKE_SQLSTATE('4', '0', '0', '0', '0'), MAKE_SQLSTATE('5', '3', '0', '0', '0'),
-		MAKE_SQLSTATE('5', '5', '0', '0', '0'), MAKE_SQLSTATE('5', '7', '0', '0', '0'),
-		MAKE_SQLSTATE('5', '8', '0', '0', '0')
-	};
-
 	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && cqrs_projection_step_timed_out(step))
 		return false;
-	if (error->sqlerrcode == ERRCODE_DATA_CORRUPTED || error->sqlerrcode == ERRCODE_INDEX_CORRUPTED)
-		return true;
-	for (int i = 0; i < lengthof(classes); i++)
-		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == classes[i])
-			return true;
-	return false;
+	return cqrs_worker_error_is_systems(error);
 }
 
 /*
@@ -173,17 +158,13 @@ is_alone(const Step *step)
 }
 
 /*
- * The time doubles; chance keeps what failed together from failing together
- * again.  This worker waits as long as it knows of no change; others wait if
- * what they know is about the same revision.
+ * This worker waits as long as it knows of no change; others wait if what they
+ * know is about the same revision.
  */
 static void
 wait_longer(Partition *partition, int failures)
 {
-	double		delay_ms = Min((double) cqrs_retry_delay_ms * (1 << Min(failures - 1, 20)), LONGEST_DELAY_MS);
-
-	delay_ms *= 0.5 + 0.5 * pg_prng_double(&pg_global_prng_state);
-	partition->busy_until = GetCurrentTimestamp() + (int64) (delay_ms * 1000);
+	partition->busy_until = cqrs_worker_error_retry_at(failures);
 	partition->progress->retry_at = partition->busy_until;
 }
 

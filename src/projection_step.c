@@ -34,12 +34,12 @@
 #include "position.h"
 #include "projection_settings.h"
 #include "projection_step.h"
+#include "worker_error.h"
 #include "worker_process.h"
 
 #define BUSY_MS		100
 
 static void leave_own(Step *step);
-static ErrorData *take_error(MemoryContext context);
 
 /*
  * Runs the work in a transaction, in the current context; returns the error
@@ -70,7 +70,7 @@ cqrs_projection_step_run(Step *step, StepWork work, void *arg)
 	}
 	PG_CATCH();
 	{
-		error = take_error(context);
+		error = cqrs_worker_error_take(context, true);
 		if (step->leased)
 			step->partition->offset = step->leased_offset;
 	}
@@ -178,22 +178,4 @@ cqrs_projection_step_timed_out(const Step *step)
 {
 	return step->application.started && step->timeout_ms > 0 &&
 		TimestampDifferenceExceeds(step->started_at, GetCurrentTimestamp(), step->timeout_ms);
-}
-
-/* Ends the transaction; the error is logged, and copied into the context. */
-static ErrorData *
-take_error(MemoryContext context)
-{
-	ErrorData  *error;
-
-	HOLD_INTERRUPTS();
-	disable_timeout(STATEMENT_TIMEOUT, false);
-	QueryCancelPending = false;
-	MemoryContextSwitchTo(context);
-	error = CopyErrorData();
-	EmitErrorReport();
-	AbortCurrentTransaction();
-	FlushErrorState();
-	RESUME_INTERRUPTS();
-	return error;
 }

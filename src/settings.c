@@ -76,7 +76,7 @@ static const IntSetting int_settings[] = {
 	},
 	{
 		"cqrs.retry_delay",
-		"After how long a projection is tried again the first time that it fails.",
+		"After how long a projection or a timer is tried again the first time that it fails.",
 		"The time doubles with each failure, up to 30 s, and is shortened at random by up to a half.",
 		&cqrs_retry_delay_ms, 200, 1, 30 * 1000, PGC_SIGHUP, GUC_UNIT_MS
 	},
@@ -140,7 +140,7 @@ static const BoolSetting bool_settings[] = {
 	{
 		"cqrs.workers",
 		"Runs background workers.",
-		"Without them nothing is projected that is not projected by a trigger.  "
+		"Without them nothing is projected that is not projected by a trigger, and no timer fires.  "
 		"To be turned off on a copy of a server that shall not act like the original.",
 		&cqrs_workers, true, PGC_SIGHUP
 	},

@@ -13,20 +13,23 @@
  *	session		commits a change			look = true, wakes launcher and workers
  *	launcher	look, or wanted > running	takes a slot, registers a worker
  *	worker		starts						pid; looks; works; sleeps
- *	session		commits events				wakes the workers that sleep
+ *	session		commits events				wakes the workers that sleep and read events
+ *	session		commits a call				wakes the workers of a kind, or as a change
  *	worker		leaves						frees its slot, wakes the launcher
  *
  * Shared state and who touches it:
  *	databases[], slots[]	under the lock, exclusive to change.  The one
  *							exception is a slot's sleeper: its worker writes
  *							it, and whoever commits events reads it and the
- *							slot's database without the lock.  A wrong guess
- *							sets a latch for nothing.
+ *							slot's database and kind without the lock.  A
+ *							wrong guess sets a latch for nothing.
  *	launcher, resting, shortage		atomically
  *
  * A change is counted besides: a worker that is woken by the commit may look
  * before the messages are sent by which caches learn of it, and then goes by
- * the count.
+ * the count.  So is a call, which is cheaper: nothing that is known becomes
+ * stale by it.  A call that comes while somebody looks has him look again, since
+ * what he finds may be that no worker of the kind is wanted.
  *
  * No wake-up is lost: a worker says that it sleeps, then looks once more for
  * work, then sleeps; who commits makes the work visible, then looks who
@@ -54,11 +57,15 @@ LWLock	   *cqrs_worker_lock;
 static const WorkerKind *kinds[CQRS_WORKER_KINDS];
 static int	kind_count = 0;
 static bool look_requested = false; /* by this transaction */
+static uint32 kinds_to_wake = 0;	/* by this transaction; a bit each */
 
 static bool wants_anything(const WorkerDatabase *entry);
 static bool has_worker(void);
 static void on_transaction_end(XactEvent event, void *arg);
 static void request_look(void);
+static void wake_or_request(void);
+static void wake_kinds(uint32 which);
+static void make_known(void);
 static void wake_resting(void);
 static void free_dropped(void);
 
@@ -121,6 +128,24 @@ cqrs_worker_kind_count(void)
 void
 cqrs_worker_look_at_commit(void)
 {
+	make_known();
+	look_requested = true;
+}
+
+/* When this transaction commits, wakes the workers of a kind; there will be one. */
+void
+cqrs_worker_wake_at_commit(const WorkerKind *kind)
+{
+	make_known();
+	for (int i = 0; i < kind_count; i++)
+		if (kinds[i] == kind)
+			kinds_to_wake |= 1U << i;
+}
+
+/* Makes the entry of this database, while it may still fail. */
+static void
+make_known(void)
+{
 	bool		known;
 
 	LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
@@ -138,19 +163,35 @@ cqrs_worker_look_at_commit(void)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("more than %d databases of this server want workers of pg_cqrs",
 						CQRS_WORKER_DATABASES)));
-	look_requested = true;
 }
 
 /*
- * Wakes the workers of this database that sleep.  Called after what they
- * shall find has become visible and a full barrier.
+ * Wakes the workers of this database that sleep and read events.  Called
+ * after what they shall find has become visible and a full barrier.
  */
 void
 cqrs_worker_wake(void)
 {
-	cqrs_worker_wake_sleepers(MyDatabaseId);
+	uint32		which = 0;
+
+	for (int i = 0; i < kind_count; i++)
+		if (kinds[i]->reads_events)
+			which |= 1U << i;
+	wake_kinds(which);
 	if (pg_atomic_read_u32(&cqrs_worker_shared->resting) > 0)
 		wake_resting();
+}
+
+static void
+wake_kinds(uint32 which)
+{
+	for (int i = 0; i < cqrs_worker_shared->slot_count; i++)
+	{
+		WorkerSlot *slot = &cqrs_worker_shared->slots[i];
+
+		if (slot->database == MyDatabaseId && (which & (1U << slot->kind)))
+			cqrs_worker_wake_process(&slot->sleeper);
+	}
 }
 
 /* Those of one database, or of all if it is invalid; who rests stays at rest. */
@@ -259,13 +300,18 @@ has_worker(void)
 static void
 on_transaction_end(XactEvent event, void *arg)
 {
-	if (!look_requested)
+	if (!look_requested && kinds_to_wake == 0)
 		return;
-	if (event == XACT_EVENT_COMMIT)
+	if (event == XACT_EVENT_COMMIT && look_requested)
 		request_look();
+	else if (event == XACT_EVENT_COMMIT)
+		wake_or_request();
 	/* Who prepares has it looked at with COMMIT PREPARED (worker_bar.c). */
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+	{
 		look_requested = false;
+		kinds_to_wake = 0;
+	}
 }
 
 static void
@@ -279,10 +325,34 @@ request_look(void)
 	{
 		entry->look = true;
 		entry->changes++;
+		entry->calls++;
 	}
 	LWLockRelease(cqrs_worker_lock);
-	cqrs_worker_wake();
+	cqrs_worker_wake_sleepers(MyDatabaseId);
+	wake_resting();
 	cqrs_worker_wake_process(&cqrs_worker_shared->launcher);
+}
+
+/* Where no worker of the kind is wanted yet, it has to be found out. */
+static void
+wake_or_request(void)
+{
+	WorkerDatabase *entry;
+	bool		unknown = false;
+
+	LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
+	entry = cqrs_worker_database(MyDatabaseId, true);
+	if (entry)
+	{
+		entry->calls++;
+		for (int i = 0; i < kind_count; i++)
+			unknown = unknown || ((kinds_to_wake & (1U << i)) && entry->wanted[i] == 0);
+	}
+	LWLockRelease(cqrs_worker_lock);
+	if (unknown)
+		request_look();
+	else
+		wake_kinds(kinds_to_wake);
 }
 
 /* The database of this session has work, but its workers gave their slots back. */

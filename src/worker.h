@@ -20,6 +20,7 @@ typedef struct WorkerKind
 	int			(*wanted) (void);	/* how many, in this database; called in a
 									 * transaction */
 	void		(*run) (void);	/* works for ever, by way of worker_process.h */
+	bool		reads_events;	/* woken when events were committed */
 } WorkerKind;
 
 typedef struct WorkerDatabase
@@ -28,6 +29,7 @@ typedef struct WorkerDatabase
 	/* Wanted */
 	bool		look;			/* what it wants has to be found out */
 	uint64		changes;		/* that were committed */
+	uint64		calls;			/* these, and for workers of one kind */
 	uint64		looked_at;		/* which of them wanted is about */
 	int			wanted[CQRS_WORKER_KINDS];
 	/* Kept out */
@@ -74,6 +76,7 @@ extern void cqrs_worker_register_kind(const WorkerKind *kind);
 
 /* Called by sessions. */
 extern void cqrs_worker_look_at_commit(void);
+extern void cqrs_worker_wake_at_commit(const WorkerKind *kind);
 extern void cqrs_worker_wake(void);
 
 /* Called by worker_launcher.c, worker_process.c and worker_bar.c. */

@@ -60,8 +60,8 @@ static void on_exit_worker(int code, Datum arg);
 static void note_failure(void);
 static bool wants_anything(void);
 static void configure_session(void);
-static void look(void);
 static bool is_wanted(void);
+static bool is_only_kind(void);
 static void rest(void);
 static void set_resting(bool resting);
 static bool is_alone(void);
@@ -77,7 +77,7 @@ cqrs_worker_main(Datum arg)
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(my_slot->database, InvalidOid, 0);
 	configure_session();
-	look();
+	cqrs_worker_process_look();
 	cqrs_worker_kind(my_slot->kind)->run();
 	proc_exit(0);
 }
@@ -95,10 +95,10 @@ cqrs_worker_process_check(void)
 	{
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
-		look();
+		cqrs_worker_process_look();
 	}
 	if (my_database->look)
-		look();
+		cqrs_worker_process_look();
 	/* Another worker may have looked, and found that fewer are wanted. */
 	if (!is_wanted())
 		proc_exit(0);
@@ -115,12 +115,19 @@ cqrs_worker_process_begin_sleep(void)
 	pg_memory_barrier();
 }
 
-/* A worker that may rest has nothing to wait for but events. */
+/*
+ * A worker that may rest has nothing to wait for but events.  Databases rest
+ * as a whole, so it does not where other kinds have workers.
+ */
 void
 cqrs_worker_process_sleep(long timeout_ms, bool may_rest)
 {
-	if (may_rest && pg_atomic_read_u32(&cqrs_worker_shared->shortage))
+	bool		shortage = pg_atomic_read_u32(&cqrs_worker_shared->shortage) != 0;
+
+	if (may_rest && shortage)
 		rest();
+	if (shortage && (timeout_ms < 0 || timeout_ms > TURN_MS))
+		timeout_ms = TURN_MS;
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	if (!told_to_leave && !my_database->look && is_wanted())
@@ -139,6 +146,17 @@ int
 cqrs_worker_process_index(void)
 {
 	return my_slot->index;
+}
+
+uint64
+cqrs_worker_process_calls(void)
+{
+	uint64		calls;
+
+	LWLockAcquire(cqrs_worker_lock, LW_SHARED);
+	calls = my_database->calls;
+	LWLockRelease(cqrs_worker_lock);
+	return calls;
 }
 
 uint64
@@ -165,7 +183,10 @@ cqrs_worker_process_succeeded(void)
 void
 cqrs_worker_process_discard(void)
 {
-	/* What was set at the very end of its transaction was set for the session. */
+	/*
+	 * What was set at the very end of its transaction was set for the
+	 * session.
+	 */
 	ResetAllOptions();
 	configure_session();
 	StartTransactionCommand();
@@ -278,13 +299,14 @@ configure_session(void)
 		SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_SESSION);
 }
 
-/* Finds out what the database wants; that may be more workers, or none. */
-static void
-look(void)
+/* Finds out what the database wants; that may be more workers, or none: then it leaves. */
+void
+cqrs_worker_process_look(void)
 {
 	int			wanted[CQRS_WORKER_KINDS] = {0};
 	RoleScope	scope;
 	uint64		changes;
+	uint64		calls;
 	bool		more = false;
 	bool		fewer = false;
 
@@ -292,6 +314,7 @@ look(void)
 	LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
 	my_database->look = false;
 	changes = my_database->changes;
+	calls = my_database->calls;
 	LWLockRelease(cqrs_worker_lock);
 
 	StartTransactionCommand();
@@ -313,8 +336,12 @@ look(void)
 		my_database->wanted[kind] = wanted[kind];
 	}
 	my_database->looked_at = Max(my_database->looked_at, changes);
-	/* The launcher may never see that workers were turned off for a moment. */
-	if (!cqrs_workers)
+
+	/*
+	 * Who called meanwhile was told that a worker is wanted, as it was.  And
+	 * the launcher may never see that workers were turned off for a moment.
+	 */
+	if (!cqrs_workers || calls != my_database->calls)
 		my_database->look = true;
 	LWLockRelease(cqrs_worker_lock);
 	if (more)
@@ -322,7 +349,7 @@ look(void)
 	/* Those that sleep leave, too. */
 	pg_memory_barrier();
 	if (fewer)
-		cqrs_worker_wake();
+		cqrs_worker_wake_sleepers(MyDatabaseId);
 	if (!is_wanted())
 		proc_exit(0);
 }
@@ -333,17 +360,33 @@ is_wanted(void)
 	return my_slot->index < my_database->wanted[my_slot->kind];
 }
 
+/* The caller holds the lock. */
+static bool
+is_only_kind(void)
+{
+	for (int kind = 0; kind < cqrs_worker_kind_count(); kind++)
+		if (kind != my_slot->kind && my_database->wanted[kind] > 0)
+			return false;
+	return true;
+}
+
 /*
- * Gives the slot to others; the next event calls us back.  Whoever commits one
+ * Gives the slot to others, unless other kinds of workers are wanted; the next event calls us back.  Whoever commits one
  * looks for sleepers first, then for who rests: if he has found us asleep, our
  * latch is set, else he finds us at rest.
  */
 static void
 rest(void)
 {
+	bool		only_kind;
+
 	LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
-	set_resting(true);
+	only_kind = is_only_kind();
+	if (only_kind)
+		set_resting(true);
 	LWLockRelease(cqrs_worker_lock);
+	if (!only_kind)
+		return;
 	pg_memory_barrier();
 	if (!MyLatch->is_set && !my_database->look)
 		proc_exit(0);

@@ -19,8 +19,15 @@ extern void cqrs_worker_process_end_sleep(void);
 /* 0, 1, ... among the workers of its kind in this database. */
 extern int	cqrs_worker_process_index(void);
 
-/* A number that is another one when a session has committed a change. */
+/*
+ * Numbers that are others when a session has committed a change; a change, or
+ * a call of workers.
+ */
 extern uint64 cqrs_worker_process_changes(void);
+extern uint64 cqrs_worker_process_calls(void);
+
+/* Called when there may be nothing to do for this kind any more. */
+extern void cqrs_worker_process_look(void);
 
 /* Called when something went well: the next failure is the first again. */
 extern void cqrs_worker_process_succeeded(void);
