@@ -87,7 +87,7 @@ static void do_work(Partition *partition, StepWork work);
 void
 cqrs_projection_worker_init(void)
 {
-	static const WorkerKind kind = {"projection", count_wanted, run};
+	static const WorkerKind kind = {"projection", count_wanted, run, true};
 
 	cqrs_worker_register_kind(&kind);
 }

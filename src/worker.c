@@ -13,7 +13,8 @@
  *	session		commits a change			look = true, wakes launcher and workers
  *	launcher	look, or wanted > running	takes a slot, registers a worker
  *	worker		starts						pid; looks; works; sleeps
- *	session		commits events				wakes the workers that sleep
+ *	session		commits events				wakes the workers that sleep and read events
+ *	session		commits other work			wakes those whose work it is
  *	worker		leaves						frees its slot, wakes the launcher
  *
  * Shared state and who touches it:
@@ -54,10 +55,15 @@ LWLock	   *cqrs_worker_lock;
 static const WorkerKind *kinds[CQRS_WORKER_KINDS];
 static int	kind_count = 0;
 static bool look_requested = false; /* by this transaction */
+static uint32 kinds_to_wake = 0;	/* when it commits; a bit each */
 
+static int	number_of(const WorkerKind *kind);
+static void make_known(void);
+static void wake_kinds(uint32 which);
 static bool has_worker(void);
 static void on_transaction_end(XactEvent event, void *arg);
 static void request_look(void);
+static void wake_or_request(uint32 which);
 static void wake_resting(void);
 static void free_dropped(void);
 
@@ -120,7 +126,36 @@ cqrs_worker_kind_count(void)
 void
 cqrs_worker_look_at_commit(void)
 {
+	make_known();
+	look_requested = true;
+}
+
+/*
+ * When this transaction commits, wakes the workers of a kind, for which it has
+ * made work; if none are wanted yet, finds out what this database wants.
+ */
+void
+cqrs_worker_wake_at_commit(const WorkerKind *kind)
+{
+	uint32		which = 1U << number_of(kind);
+
+	if (kinds_to_wake & which)
+		return;
+	make_known();
+	kinds_to_wake |= which;
+}
+
+/* Has room kept for this database among those that may want workers. */
+static void
+make_known(void)
+{
 	bool		known;
+
+	LWLockAcquire(cqrs_worker_lock, LW_SHARED);
+	known = cqrs_worker_database(MyDatabaseId, false) != NULL;
+	LWLockRelease(cqrs_worker_lock);
+	if (known)
+		return;
 
 	LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
 	known = cqrs_worker_database(MyDatabaseId, true) != NULL;
@@ -137,17 +172,33 @@ cqrs_worker_look_at_commit(void)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("more than %d databases of this server want workers of pg_cqrs",
 						CQRS_WORKER_DATABASES)));
-	look_requested = true;
 }
 
 /*
- * Wakes the workers of this database that sleep.  Called after what they
- * shall find has become visible and a full barrier.
+ * Wakes the workers of this database that sleep and read events.  Called
+ * after what they shall find has become visible and a full barrier.
  */
 void
 cqrs_worker_wake(void)
 {
-	cqrs_worker_wake_sleepers(MyDatabaseId);
+	uint32		which = 0;
+
+	for (int kind = 0; kind < kind_count; kind++)
+		if (kinds[kind]->reads_events)
+			which |= 1U << kind;
+	wake_kinds(which);
+}
+
+static void
+wake_kinds(uint32 which)
+{
+	for (int i = 0; i < cqrs_worker_shared->slot_count; i++)
+	{
+		WorkerSlot *slot = &cqrs_worker_shared->slots[i];
+
+		if (slot->database == MyDatabaseId && (which & (1U << slot->kind)))
+			cqrs_worker_wake_process(&slot->sleeper);
+	}
 	if (pg_atomic_read_u32(&cqrs_worker_shared->resting) > 0)
 		wake_resting();
 }
@@ -207,6 +258,30 @@ cqrs_worker_database(Oid database, bool make)
 	return unused;
 }
 
+/* How many workers of a kind this database wants, as far as is known. */
+int
+cqrs_worker_wanted(const WorkerKind *kind)
+{
+	WorkerDatabase *entry;
+	int			wanted;
+
+	LWLockAcquire(cqrs_worker_lock, LW_SHARED);
+	entry = cqrs_worker_database(MyDatabaseId, false);
+	wanted = entry ? entry->wanted[number_of(kind)] : 0;
+	LWLockRelease(cqrs_worker_lock);
+	return wanted;
+}
+
+static int
+number_of(const WorkerKind *kind)
+{
+	int			number = 0;
+
+	while (kinds[number] != kind)
+		number++;
+	return number;
+}
+
 /* How this database stands with its workers, for people. */
 PG_FUNCTION_INFO_V1(cqrs_worker_state);
 Datum
@@ -247,13 +322,22 @@ has_worker(void)
 static void
 on_transaction_end(XactEvent event, void *arg)
 {
-	if (!look_requested)
+	if (!look_requested && kinds_to_wake == 0)
 		return;
 	if (event == XACT_EVENT_COMMIT)
-		request_look();
+	{
+		pg_memory_barrier();
+		if (look_requested)
+			request_look();
+		else
+			wake_or_request(kinds_to_wake);
+	}
 	/* Who prepares has it looked at with COMMIT PREPARED (worker_bar.c). */
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+	{
 		look_requested = false;
+		kinds_to_wake = 0;
+	}
 }
 
 static void
@@ -269,8 +353,26 @@ request_look(void)
 		entry->changes++;
 	}
 	LWLockRelease(cqrs_worker_lock);
-	cqrs_worker_wake();
+	wake_kinds(PG_UINT32_MAX);
 	cqrs_worker_wake_process(&cqrs_worker_shared->launcher);
+}
+
+static void
+wake_or_request(uint32 which)
+{
+	WorkerDatabase *entry;
+	bool		wanted = true;
+
+	LWLockAcquire(cqrs_worker_lock, LW_SHARED);
+	entry = cqrs_worker_database(MyDatabaseId, false);
+	for (int kind = 0; kind < kind_count; kind++)
+		if (which & (1U << kind))
+			wanted = wanted && entry && entry->wanted[kind] > 0;
+	LWLockRelease(cqrs_worker_lock);
+	if (wanted)
+		wake_kinds(which);
+	else
+		request_look();
 }
 
 /* The database of this session has work, but its workers gave their slots back. */

@@ -20,6 +20,7 @@ typedef struct WorkerKind
 	int			(*wanted) (void);	/* how many, in this database; called in a
 									 * transaction */
 	void		(*run) (void);	/* works for ever, by way of worker_process.h */
+	bool		reads_events;	/* woken when events were committed */
 } WorkerKind;
 
 typedef struct WorkerDatabase
@@ -74,11 +75,13 @@ extern void cqrs_worker_register_kind(const WorkerKind *kind);
 
 /* Called by sessions. */
 extern void cqrs_worker_look_at_commit(void);
+extern void cqrs_worker_wake_at_commit(const WorkerKind *kind);
 extern void cqrs_worker_wake(void);
 
 /* Called by worker_launcher.c, worker_process.c and worker_bar.c. */
 extern const WorkerKind *cqrs_worker_kind(int kind);
 extern int	cqrs_worker_kind_count(void);
+extern int	cqrs_worker_wanted(const WorkerKind *kind);
 extern WorkerDatabase *cqrs_worker_database(Oid database, bool make);
 extern void cqrs_worker_forget(WorkerDatabase *entry);
 extern void cqrs_worker_wake_sleepers(Oid database);
