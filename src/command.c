@@ -30,6 +30,7 @@
 #include "utils/typcache.h"
 
 #include "catalog.h"
+#include "command.h"
 #include "command_log.h"
 #include "compat.h"
 #include "effect.h"
@@ -59,7 +60,6 @@ typedef struct Command
 static void parse_arguments(FunctionCallInfo fcinfo, Command *command);
 static text *issue_id(const pg_uuid_t *command_id);
 static void find_entity(Command *command, const RoleScope *scope);
-static void find_handler(Command *command, const RoleScope *scope);
 static void handle(Command *command, const RoleScope *scope, Receipt *receipt);
 static void load_state(Command *command, const RoleScope *scope, const LastEvent *last, EntityState *state);
 static void decide(Command *command, const RoleScope *scope, const EntityState *state, Effect *effect);
@@ -152,35 +152,36 @@ find_entity(Command *command, const RoleScope *scope)
 	if (entity == command->entity)
 		return;
 	command->entity = entity;
-	find_handler(command, scope);
+	command->handler = cqrs_command_find_handler(entity, command->command_type, scope);
 }
 
-/* EXECUTE on the handler is the right to send the command. */
-static void
-find_handler(Command *command, const RoleScope *scope)
+/* The handler of a command; the caller of the scope must have EXECUTE on it, which is the right to send it. */
+Handler *
+cqrs_command_find_handler(EntityType *entity, text *command_type, const RoleScope *scope)
 {
+	Handler    *handler = cqrs_entity_registry_handler(entity, HANDLER_COMMAND, command_type);
 	RoleScope	inner;
 
-	command->handler = cqrs_entity_registry_handler(command->entity, HANDLER_COMMAND, command->command_type);
-	if (command->handler == NULL)
+	if (handler == NULL)
 		ereport(ERROR,
 				(errcode(CQRS_COMMAND_NOT_HANDLED),
 				 errmsg("entity type \"%s\" has no handler for command \"%s\"",
-						text_to_cstring(command->entity->registered.name), text_to_cstring(command->command_type)),
+						text_to_cstring(entity->registered.name), text_to_cstring(command_type)),
 				 errhint("Register one with cqrs.on_command.")));
-	if (!OidIsValid(command->handler->function))
+	if (!OidIsValid(handler->function))
 	{
-		cqrs_role_enter_handler(&inner, scope, command->entity->owner, command->handler->search_path);
-		cqrs_handler_resolve(command->handler, command->entity->owner);
+		cqrs_role_enter_handler(&inner, scope, entity->owner, handler->search_path);
+		cqrs_handler_resolve(handler, entity->owner);
 		cqrs_role_leave(&inner);
 	}
-	if (!cqrs_may_execute(command->handler->function, scope->caller))
+	if (!cqrs_may_execute(handler->function, scope->caller))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for command \"%s\" of entity type \"%s\"",
-						text_to_cstring(command->command_type), text_to_cstring(command->entity->registered.name)),
+						text_to_cstring(command_type), text_to_cstring(entity->registered.name)),
 				 errdetail("Role \"%s\" has no EXECUTE on its handler %s.",
-						   command->sender, command->handler->signature)));
+						   GetUserNameFromId(scope->caller, false), handler->signature)));
+	return handler;
 }
 
 static void
