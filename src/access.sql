@@ -72,7 +72,7 @@ GRANT SELECT ON cqrs.state_cache TO PUBLIC;
 
 -- Whoever may watch the server may watch the journal.
 GRANT SELECT ON cqrs.journal_status, cqrs.projection_status, cqrs.parked_event, cqrs.stat_progress_rebuild, cqrs.stat_appending,
-    cqrs.breaker_status, cqrs.timer_status
+    cqrs.breaker_status, cqrs.timer_status, cqrs.outbox_status
     TO pg_monitor;
 GRANT EXECUTE ON FUNCTION
     cqrs.is_held(),

@@ -10,6 +10,7 @@
 #include "entity_lock.h"
 #include "entity_registry.h"
 #include "identity.h"
+#include "outbox_worker.h"
 #include "position.h"
 #include "position_prepared.h"
 #include "projection_progress.h"
@@ -54,5 +55,6 @@ _PG_init(void)
 	cqrs_projection_worker_init();
 	cqrs_service_breaker_init();
 	cqrs_timer_worker_init();
+	cqrs_outbox_worker_init();
 	cqrs_shmem_init();
 }

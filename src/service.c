@@ -48,7 +48,6 @@ enum
 
 static void refuse_after_append(void);
 static void take_arguments(FunctionCallInfo fcinfo, ServiceCall *call);
-static void take_body(FunctionCallInfo fcinfo, ServiceCall *call);
 static char *text_argument(FunctionCallInfo fcinfo, int arg);
 static int	timeout_argument(FunctionCallInfo fcinfo, int arg);
 static const HttpResponse *wait_for_answer(HttpTransfer *transfer);
@@ -127,46 +126,7 @@ take_arguments(FunctionCallInfo fcinfo, ServiceCall *call)
 	call->headers = PG_ARGISNULL(ARG_HEADERS) ? NULL : PG_GETARG_JSONB_P(ARG_HEADERS);
 	call->idempotency_key = text_argument(fcinfo, ARG_IDEMPOTENCY_KEY);
 	call->timeout_ms = timeout_argument(fcinfo, ARG_TIMEOUT);
-	take_body(fcinfo, call);
-}
-
-/* Three arguments, since overloads would take JSON for text. */
-static void
-take_body(FunctionCallInfo fcinfo, ServiceCall *call)
-{
-	char	   *text = NULL;
-
-	if (!PG_ARGISNULL(ARG_BODY) + !PG_ARGISNULL(ARG_BODY_TEXT) + !PG_ARGISNULL(ARG_BODY_BYTES) > 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("more than one of body, body_text and body_bytes is given")));
-	if (!PG_ARGISNULL(ARG_BODY))
-	{
-		Jsonb	   *body = PG_GETARG_JSONB_P(ARG_BODY);
-
-		text = JsonbToCString(NULL, &body->root, VARSIZE(body));
-
-		call->content_type = "application/json";
-	}
-	else if (!PG_ARGISNULL(ARG_BODY_TEXT))
-	{
-		text = text_argument(fcinfo, ARG_BODY_TEXT);
-
-		call->content_type = "text/plain; charset=utf-8";
-	}
-	else if (!PG_ARGISNULL(ARG_BODY_BYTES))
-	{
-		bytea	   *body = PG_GETARG_BYTEA_PP(ARG_BODY_BYTES);
-
-		call->body = VARDATA_ANY(body);
-		call->body_size = VARSIZE_ANY_EXHDR(body);
-		call->content_type = "application/octet-stream";
-	}
-	if (text)
-	{
-		call->body = pg_server_to_any(text, strlen(text), PG_UTF8);
-		call->body_size = strlen(call->body);
-	}
+	cqrs_service_request_take_body(fcinfo, ARG_BODY, call);
 }
 
 static char *
@@ -200,7 +160,7 @@ wait_for_answer(HttpTransfer *transfer)
 
 	while (response->result == HTTP_UNDER_WAY)
 	{
-		cqrs_service_http_poll(-1);
+		(void) cqrs_service_http_poll(-1);
 		CHECK_FOR_INTERRUPTS();
 	}
 	return response;

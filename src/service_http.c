@@ -128,13 +128,14 @@ cqrs_service_http_start(const HttpRequest *request)
 /*
  * Waits until something happens to a transfer, the latch is set or the time is
  * over (-1: no limit), and has transfers go on.  The latch is reset, so look at
- * what it stands for after each call: CHECK_FOR_INTERRUPTS().
+ * what it stands for after each call: CHECK_FOR_INTERRUPTS().  True if it was set.
  */
-void
+bool
 cqrs_service_http_poll(long timeout_ms)
 {
 	SocketEvent occurred[CQRS_SERVICE_WAIT_MAX_EVENTS];
 	int			count;
+	bool		woken;
 
 	if (timer_due_us >= 0)
 	{
@@ -142,13 +143,14 @@ cqrs_service_http_poll(long timeout_ms)
 
 		timeout_ms = timeout_ms < 0 ? left : Min(timeout_ms, left);
 	}
-	count = cqrs_service_wait(timeout_ms, occurred);
+	count = cqrs_service_wait(timeout_ms, occurred, &woken);
 	for (int i = 0; i < count; i++)
 		drive(occurred[i].socket,
 			  ((occurred[i].events & WL_SOCKET_READABLE) ? CURL_CSELECT_IN : 0) |
 			  ((occurred[i].events & WL_SOCKET_WRITEABLE) ? CURL_CSELECT_OUT : 0));
 	if (timer_due_us >= 0 && monotonic_us() >= timer_due_us)
 		drive(CURL_SOCKET_TIMEOUT, 0);
+	return woken;
 }
 
 /* What is known of it so far. */

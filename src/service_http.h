@@ -8,7 +8,7 @@
  *		transfer = cqrs_service_http_start(&request);
  *		while (cqrs_service_http_response(transfer)->result == HTTP_UNDER_WAY)
  *		{
- *			cqrs_service_http_poll(-1);
+ *			(void) cqrs_service_http_poll(-1);
  *			CHECK_FOR_INTERRUPTS();
  *		}
  *		...
@@ -66,7 +66,7 @@ typedef struct HttpResponse
 typedef struct HttpTransfer HttpTransfer;
 
 extern HttpTransfer *cqrs_service_http_start(const HttpRequest *request);
-extern void cqrs_service_http_poll(long timeout_ms);
+extern bool cqrs_service_http_poll(long timeout_ms);
 extern const HttpResponse *cqrs_service_http_response(const HttpTransfer *transfer);
 extern List *cqrs_service_http_headers(const HttpTransfer *transfer);
 extern void cqrs_service_http_free(HttpTransfer *transfer);

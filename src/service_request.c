@@ -81,6 +81,46 @@ cqrs_service_request_build(const ServiceOptions *options, const ServiceCall *cal
 	return request;
 }
 
+/*
+ * Takes the body of a SQL function's arguments: jsonb, text and bytea, in this
+ * order.  They are three since overloads would take JSON for text.
+ */
+void
+cqrs_service_request_take_body(FunctionCallInfo fcinfo, int arg, ServiceCall *call)
+{
+	char	   *string = NULL;
+
+	if (!PG_ARGISNULL(arg) + !PG_ARGISNULL(arg + 1) + !PG_ARGISNULL(arg + 2) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("more than one of body, body_text and body_bytes is given")));
+	if (!PG_ARGISNULL(arg))
+	{
+		Jsonb	   *body = PG_GETARG_JSONB_P(arg);
+
+		string = JsonbToCString(NULL, &body->root, VARSIZE(body));
+		call->content_type = "application/json";
+	}
+	else if (!PG_ARGISNULL(arg + 1))
+	{
+		string = text_to_cstring(PG_GETARG_TEXT_PP(arg + 1));
+		call->content_type = "text/plain; charset=utf-8";
+	}
+	else if (!PG_ARGISNULL(arg + 2))
+	{
+		bytea	   *body = PG_GETARG_BYTEA_PP(arg + 2);
+
+		call->body = VARDATA_ANY(body);
+		call->body_size = VARSIZE_ANY_EXHDR(body);
+		call->content_type = "application/octet-stream";
+	}
+	if (string)
+	{
+		call->body = pg_server_to_any(string, strlen(string), PG_UTF8);
+		call->body_size = strlen(call->body);
+	}
+}
+
 BreakerOutcome
 cqrs_service_request_judge(const ServiceOptions *options, const HttpResponse *response)
 {

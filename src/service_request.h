@@ -5,6 +5,7 @@
 #ifndef CQRS_SERVICE_REQUEST_H
 #define CQRS_SERVICE_REQUEST_H
 
+#include "fmgr.h"
 #include "utils/jsonb.h"
 
 #include "service_breaker.h"
@@ -22,6 +23,8 @@ typedef struct ServiceCall
 	const char *idempotency_key;	/* or NULL */
 	int			timeout_ms;		/* 0: as the service has it */
 } ServiceCall;
+
+extern void cqrs_service_request_take_body(FunctionCallInfo fcinfo, int arg, ServiceCall *call);
 
 /* In the current memory context; refers to the options and the call. */
 extern HttpRequest *cqrs_service_request_build(const ServiceOptions *options, const ServiceCall *call);

@@ -63,23 +63,27 @@ cqrs_service_wait_watch(pgsocket socket, int events)
 
 /*
  * Returns how many sockets something has happened on, into an array of
- * CQRS_SERVICE_WAIT_MAX_EVENTS.  The latch is reset; the caller looks at what
- * it may stand for, by CHECK_FOR_INTERRUPTS().
+ * CQRS_SERVICE_WAIT_MAX_EVENTS, and whether the latch was set.  It is reset; the
+ * caller looks at what it may stand for, by CHECK_FOR_INTERRUPTS().
  */
 int
-cqrs_service_wait(long timeout_ms, SocketEvent *occurred)
+cqrs_service_wait(long timeout_ms, SocketEvent *occurred, bool *woken)
 {
 	WaitEvent	events[CQRS_SERVICE_WAIT_MAX_EVENTS];
 	int			nevents;
 	int			count = 0;
 
+	*woken = false;
 	if (changed)
 		make_set();
 	nevents = WaitEventSetWait(wait_set, timeout_ms, events, lengthof(events), PG_WAIT_EXTENSION);
 	for (int i = 0; i < nevents; i++)
 	{
 		if (events[i].events & WL_LATCH_SET)
+		{
 			ResetLatch(MyLatch);
+			*woken = true;
+		}
 		else
 		{
 			occurred[count].socket = events[i].fd;

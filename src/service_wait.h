@@ -19,6 +19,6 @@ typedef struct SocketEvent
 extern bool cqrs_service_wait_watch(pgsocket socket, int events);
 
 /* Waits for what is watched, the latch, or the end of the time; -1: for ever. */
-extern int	cqrs_service_wait(long timeout_ms, SocketEvent *occurred);
+extern int	cqrs_service_wait(long timeout_ms, SocketEvent *occurred, bool *woken);
 
 #endif

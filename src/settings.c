@@ -21,6 +21,11 @@ int			cqrs_max_projection_partitions;
 int			cqrs_retry_delay_ms;
 int			cqrs_max_services;
 int			cqrs_breaker_clock_offset_ms;
+int			cqrs_outbox_concurrency;
+int			cqrs_outbox_max_attempts;
+int			cqrs_outbox_retry_delay_ms;
+int			cqrs_outbox_max_retry_delay_s;
+int			cqrs_outbox_retention_s;
 bool		cqrs_allow_journal_changes;
 bool		cqrs_allow_call_after_append;
 bool		cqrs_allow_link_local_addresses;
@@ -92,6 +97,36 @@ static const IntSetting int_settings[] = {
 		"For tests: the reset timeout of a breaker passes without anybody waiting for it.",
 		&cqrs_breaker_clock_offset_ms, 0, 0, INT_MAX, PGC_SUSET, GUC_UNIT_MS
 	},
+	{
+		"cqrs.outbox_concurrency",
+		"How many deliveries of the outbox are under way to one service at once.",
+		"The option max_concurrency of a server is a limit besides.",
+		&cqrs_outbox_concurrency, 16, 1, 128, PGC_SIGHUP, 0
+	},
+	{
+		"cqrs.outbox_max_attempts",
+		"How often a delivery is attempted, and its command, before it is given up.",
+		"For cqrs.enqueue without max_attempts.",
+		&cqrs_outbox_max_attempts, 20, 1, INT_MAX, PGC_USERSET, 0
+	},
+	{
+		"cqrs.outbox_retry_delay",
+		"Within what time a delivery is tried again the first time that it fails.",
+		"The time is drawn at random from 0 to a bound, which is this and doubles with each failure.",
+		&cqrs_outbox_retry_delay_ms, 1000, 1, 3600 * 1000, PGC_SIGHUP, GUC_UNIT_MS
+	},
+	{
+		"cqrs.outbox_max_retry_delay",
+		"The longest time after which a delivery is tried again.",
+		"Also where a service asks for more by Retry-After.",
+		&cqrs_outbox_max_retry_delay_s, 3600, 1, 30 * 24 * 3600, PGC_SIGHUP, GUC_UNIT_S
+	},
+	{
+		"cqrs.outbox_retention",
+		"How long a delivery is kept that was made.",
+		"One that was given up is kept until cqrs.discard_outbox.",
+		&cqrs_outbox_retention_s, 24 * 3600, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_S
+	},
 };
 
 typedef struct BoolSetting
@@ -140,7 +175,7 @@ static const BoolSetting bool_settings[] = {
 	{
 		"cqrs.workers",
 		"Runs background workers.",
-		"Without them nothing is projected that is not projected by a trigger, and no timer fires.  "
+		"Without them nothing is projected that is not projected by a trigger, no timer fires, and nothing is delivered.  "
 		"To be turned off on a copy of a server that shall not act like the original.",
 		&cqrs_workers, true, PGC_SIGHUP
 	},

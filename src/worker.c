@@ -59,6 +59,7 @@ static int	kind_count = 0;
 static bool look_requested = false; /* by this transaction */
 static uint32 kinds_to_wake = 0;	/* by this transaction; a bit each */
 
+static int	number_of(const WorkerKind *kind);
 static bool wants_anything(const WorkerDatabase *entry);
 static bool has_worker(void);
 static void on_transaction_end(XactEvent event, void *arg);
@@ -136,10 +137,12 @@ cqrs_worker_look_at_commit(void)
 void
 cqrs_worker_wake_at_commit(const WorkerKind *kind)
 {
+	uint32		which = 1U << number_of(kind);
+
+	if (kinds_to_wake & which)
+		return;
 	make_known();
-	for (int i = 0; i < kind_count; i++)
-		if (kinds[i] == kind)
-			kinds_to_wake |= 1U << i;
+	kinds_to_wake |= which;
 }
 
 /* Makes the entry of this database, while it may still fail. */
@@ -147,6 +150,12 @@ static void
 make_known(void)
 {
 	bool		known;
+
+	LWLockAcquire(cqrs_worker_lock, LW_SHARED);
+	known = cqrs_worker_database(MyDatabaseId, false) != NULL;
+	LWLockRelease(cqrs_worker_lock);
+	if (known)
+		return;
 
 	LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
 	known = cqrs_worker_database(MyDatabaseId, true) != NULL;
@@ -247,6 +256,30 @@ cqrs_worker_database(Oid database, bool make)
 	memset(unused, 0, sizeof(WorkerDatabase));
 	unused->database = database;
 	return unused;
+}
+
+/* How many workers of a kind this database wants, as far as is known. */
+int
+cqrs_worker_wanted(const WorkerKind *kind)
+{
+	WorkerDatabase *entry;
+	int			wanted;
+
+	LWLockAcquire(cqrs_worker_lock, LW_SHARED);
+	entry = cqrs_worker_database(MyDatabaseId, false);
+	wanted = entry ? entry->wanted[number_of(kind)] : 0;
+	LWLockRelease(cqrs_worker_lock);
+	return wanted;
+}
+
+static int
+number_of(const WorkerKind *kind)
+{
+	int			number = 0;
+
+	while (kinds[number] != kind)
+		number++;
+	return number;
 }
 
 /* How this database stands with its workers, for people. */

@@ -82,6 +82,7 @@ extern void cqrs_worker_wake(void);
 /* Called by worker_launcher.c, worker_process.c and worker_bar.c. */
 extern const WorkerKind *cqrs_worker_kind(int kind);
 extern int	cqrs_worker_kind_count(void);
+extern int	cqrs_worker_wanted(const WorkerKind *kind);
 extern WorkerDatabase *cqrs_worker_database(Oid database, bool make);
 extern void cqrs_worker_forget(WorkerDatabase *entry);
 extern void cqrs_worker_wake_sleepers(Oid database);

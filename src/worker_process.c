@@ -86,6 +86,15 @@ cqrs_worker_main(Datum arg)
 void
 cqrs_worker_process_check(void)
 {
+	cqrs_worker_process_check_orders();
+	if (cqrs_worker_process_turn_is_over())
+		proc_exit(0);
+}
+
+/* The same for a worker in the middle of something: it may finish that. */
+void
+cqrs_worker_process_check_orders(void)
+{
 	if (told_to_leave)
 		proc_exit(0);
 	/* A timeout that came too late for what it was about. */
@@ -102,9 +111,14 @@ cqrs_worker_process_check(void)
 	/* Another worker may have looked, and found that fewer are wanted. */
 	if (!is_wanted())
 		proc_exit(0);
-	if (pg_atomic_read_u32(&cqrs_worker_shared->shortage) &&
-		TimestampDifferenceExceeds(started_at, GetCurrentTimestamp(), TURN_MS))
-		proc_exit(0);
+}
+
+/* Are slots short, and has this worker had its turn? */
+bool
+cqrs_worker_process_turn_is_over(void)
+{
+	return pg_atomic_read_u32(&cqrs_worker_shared->shortage) &&
+		TimestampDifferenceExceeds(started_at, GetCurrentTimestamp(), TURN_MS);
 }
 
 /* From here on who commits events wakes us. */

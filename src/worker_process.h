@@ -12,6 +12,8 @@
  * still is none; -1 is for ever.
  */
 extern void cqrs_worker_process_check(void);
+extern void cqrs_worker_process_check_orders(void);
+extern bool cqrs_worker_process_turn_is_over(void);
 extern void cqrs_worker_process_begin_sleep(void);
 extern void cqrs_worker_process_sleep(long timeout_ms, bool may_rest);
 extern void cqrs_worker_process_end_sleep(void);

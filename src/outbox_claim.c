@@ -1,0 +1,296 @@
+/*
+ * outbox_claim.c
+ *		Which deliveries are due, and the right to make them.
+ *
+ *					 claim
+ *		  pending ----------> claimed ----> what outbox_settle.c says
+ *			 ^  ^				|
+ *			 |  +---------------+	recover: its worker is gone
+ *			 |
+ *		  pending, behind			waits for another one of its ordering key
+ *
+ * A claim counts the attempt and is committed before the request is sent, so
+ * that a request that takes the worker with it is not sent for ever.  The
+ * commit is flushed, and all that come before it with it: what a delivery is
+ * about is durable before anybody outside learns of it.
+ *
+ * A database has one outbox worker at most (worker_launcher.c), so what is
+ * claimed when a worker starts was claimed by one that is gone: no leases, and
+ * nothing waits for one to run out.  The attempt's number is the token by which
+ * an outcome is settled.
+ *
+ * Only the first unsettled delivery of an ordering key is claimed.  Another one
+ * that is found due is put "behind", out of the index of what is due, so that a
+ * long queue of one key is not walked again and again; whoever settles or
+ * removes the first one brings the next one back (promote).  Between the
+ * snapshot of a claim and its lock on a row somebody may have removed the first
+ * one, so after rows were put behind the first of their keys is promoted.
+ *
+ * Services are looked at in turn, and none has more than its share in flight,
+ * so that one that hangs does not keep others waiting.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "outbox_claim.h"
+#include "statement.h"
+
+#define BUSY_MS		100
+
+#define UNSETTLED	"('pending', 'claimed', 'answered')"
+
+/* What a worker that is gone has left; and the first of each key, whatever has happened. */
+static Statement recover_statement = {
+	.sql = "UPDATE cqrs.outbox SET state = 'pending', next_attempt_at = $1,"
+	" last_error = 'the worker ended while the request was under way' WHERE state = 'claimed'",
+	.nargs = 1,
+	.argtypes = {TIMESTAMPTZOID}
+};
+
+static Statement heads_statement = {
+	.sql = "UPDATE cqrs.outbox o SET behind = false WHERE o.behind AND o.state = 'pending' AND NOT EXISTS ("
+	"SELECT FROM cqrs.outbox b WHERE b.service = o.service AND b.ordering_key = o.ordering_key"
+	" AND b.state IN " UNSETTLED " AND b.number < o.number)",
+	.nargs = 0
+};
+
+/* A step of the index for each service, not for each delivery. */
+static Statement services_statement = {
+	.sql = "WITH RECURSIVE due (service) AS ("
+	"(SELECT o.service FROM cqrs.outbox o WHERE o.state = 'pending' AND NOT o.behind ORDER BY o.service LIMIT 1)"
+	" UNION ALL SELECT (SELECT o.service FROM cqrs.outbox o WHERE o.state = 'pending' AND NOT o.behind"
+	" AND o.service > due.service ORDER BY o.service LIMIT 1) FROM due WHERE due.service IS NOT NULL)"
+	" SELECT due.service, (SELECT o.next_attempt_at FROM cqrs.outbox o WHERE o.state = 'pending' AND NOT o.behind"
+	" AND o.service = due.service ORDER BY o.next_attempt_at LIMIT 1) FROM due WHERE due.service IS NOT NULL",
+	.nargs = 0
+};
+
+static Statement reply_statement = {
+	.sql = "SELECT next_attempt_at FROM cqrs.outbox WHERE state = 'answered' ORDER BY next_attempt_at LIMIT 1",
+	.nargs = 0
+};
+
+static Statement claim_statement = {
+	.sql = "WITH due AS MATERIALIZED (SELECT id, ordering_key, number FROM cqrs.outbox"
+	" WHERE service = $1 AND state = 'pending' AND NOT behind AND next_attempt_at <= $2"
+	" ORDER BY next_attempt_at, number LIMIT $3 FOR UPDATE SKIP LOCKED),"
+	" head AS MATERIALIZED (SELECT due.id, due.ordering_key IS NULL OR NOT EXISTS ("
+	"SELECT FROM cqrs.outbox b WHERE b.service = $1 AND b.ordering_key = due.ordering_key AND b.state IN " UNSETTLED
+	" AND (b.number < due.number OR b.state <> 'pending')) AS first FROM due)"
+	" UPDATE cqrs.outbox o SET state = CASE WHEN h.first THEN 'claimed' ELSE o.state END, behind = NOT h.first,"
+	" attempt = o.attempt + h.first::integer FROM head h WHERE o.id = h.id"
+	" RETURNING o.id, o.ordering_key, h.first, o.role, o.method, o.path, o.query, o.headers, o.content_type, o.body,"
+	" o.attempt, o.max_attempts, o.reply_command IS NOT NULL, o.failure_command IS NOT NULL",
+	.nargs = 3,
+	.argtypes = {TEXTOID, TIMESTAMPTZOID, INT8OID}
+};
+
+static Statement promote_statement = {
+	.sql = "UPDATE cqrs.outbox SET behind = false WHERE id = (SELECT id FROM cqrs.outbox"
+	" WHERE service = $1 AND ordering_key = $2 AND state IN " UNSETTLED " ORDER BY number LIMIT 1) AND state = 'pending' AND (behind OR $3)",
+	.nargs = 3,
+	.argtypes = {TEXTOID, TEXTOID, BOOLOID}
+};
+
+static List *services = NIL;	/* of OutboxService, for the life of the
+								 * process */
+
+static OutboxService *find_service(const char *name);
+static Delivery *take_delivery(OutboxService *service, uint64 row);
+static void *copy_varlena(uint64 row, int column);
+static char *copy_text(uint64 row, int column);
+
+void
+cqrs_outbox_claim_begin(RoleScope *scope)
+{
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	cqrs_role_enter(scope, GetUserId());
+	SPI_connect();
+}
+
+void
+cqrs_outbox_claim_end(const RoleScope *scope)
+{
+	SPI_finish();
+	cqrs_role_leave(scope);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+/* Called in PG_CATCH: undoes the transaction; the error, copied into the context. */
+ErrorData *
+cqrs_outbox_claim_abort(MemoryContext context)
+{
+	ErrorData  *error;
+
+	HOLD_INTERRUPTS();
+	QueryCancelPending = false;
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	FlushErrorState();
+	AbortCurrentTransaction();
+	MemoryContextSwitchTo(context);
+	RESUME_INTERRUPTS();
+	return error;
+}
+
+/* Takes over what a worker that is gone has left; called once. */
+void
+cqrs_outbox_claim_recover(void)
+{
+	Datum		now = TimestampTzGetDatum(GetCurrentTimestamp());
+
+	(void) cqrs_statement_write(&recover_statement, &now, NULL);
+	(void) cqrs_statement_write(&heads_statement, NULL, NULL);
+}
+
+/*
+ * All services that were ever seen, those that something is to be sent to
+ * marked; and when the next reply is due, DT_NOEND if none is.
+ */
+List *
+cqrs_outbox_claim_services(TimestampTz *next_reply_at)
+{
+	uint64		count;
+	ListCell   *cell;
+
+	*next_reply_at = DT_NOEND;
+	if (cqrs_statement_read(&reply_statement, NULL, NULL, 1) > 0)
+		*next_reply_at = DatumGetTimestampTz(cqrs_statement_column(0, 1, NULL));
+	foreach(cell, services)
+		((OutboxService *) lfirst(cell))->due = false;
+	count = cqrs_statement_read(&services_statement, NULL, NULL, 0);
+	for (uint64 i = 0; i < count; i++)
+	{
+		OutboxService *service = find_service(copy_text(i, 1));
+
+		service->due = true;
+		service->due_at = DatumGetTimestampTz(cqrs_statement_column(i, 2, NULL));
+	}
+	return services;
+}
+
+/*
+ * Claims up to so many deliveries that are due; a list, allocated in the
+ * context of SPI, of deliveries that are not.  The commit is flushed.
+ */
+List *
+cqrs_outbox_claim_due(OutboxService *service, int count, TimestampTz now)
+{
+	Datum		values[] = {CStringGetTextDatum(service->name), TimestampTzGetDatum(now), Int64GetDatum(count)};
+	List	   *claimed = NIL;
+	List	   *behind = NIL;
+	uint64		rows = cqrs_statement_write(&claim_statement, values, NULL);
+	ListCell   *cell;
+
+	for (uint64 i = 0; i < rows; i++)
+	{
+		if (DatumGetBool(cqrs_statement_column(i, 3, NULL)))
+			claimed = lappend(claimed, take_delivery(service, i));
+		else
+			behind = lappend(behind, copy_varlena(i, 2));
+	}
+	foreach(cell, behind)
+		cqrs_outbox_claim_promote(DatumGetTextPP(values[0]), lfirst(cell), false);
+	if (rows > 0)
+		ForceSyncCommit();
+	else						/* somebody has locked what is due */
+		service->postponed_until = TimestampTzPlusMilliseconds(now, BUSY_MS);
+	return claimed;
+}
+
+/*
+ * The first unsettled delivery of a key is behind none any more.  A session
+ * locks its row in any case: the worker may be putting it behind right now.
+ */
+void
+cqrs_outbox_claim_promote(text *service, text *ordering_key, bool by_session)
+{
+	Datum		values[] = {PointerGetDatum(service), PointerGetDatum(ordering_key), BoolGetDatum(by_session)};
+
+	if (ordering_key)
+		(void) cqrs_statement_write(&promote_statement, values, NULL);
+}
+
+static OutboxService *
+find_service(const char *name)
+{
+	MemoryContext old;
+	OutboxService *service;
+	ListCell   *cell;
+
+	foreach(cell, services)
+	{
+		service = lfirst(cell);
+		if (strcmp(service->name, name) == 0)
+			return service;
+	}
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	service = palloc0(sizeof(OutboxService));
+	service->name = pstrdup(name);
+	/* How many it takes is known when its options are. */
+	service->limit = 1;
+	services = lappend(services, service);
+	MemoryContextSwitchTo(old);
+	return service;
+}
+
+static Delivery *
+take_delivery(OutboxService *service, uint64 row)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "pg_cqrs delivery", ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Delivery   *delivery = palloc0(sizeof(Delivery));
+	ServiceCall *call = &delivery->call;
+	bytea	   *body;
+
+	delivery->context = context;
+	delivery->service = service;
+	delivery->id = *DatumGetUUIDP(cqrs_statement_column(row, 1, NULL));
+	delivery->id_text = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&delivery->id)));
+	delivery->ordering_key = copy_varlena(row, 2);
+	delivery->role = pstrdup(NameStr(*DatumGetName(cqrs_statement_column(row, 4, NULL))));
+	call->method = copy_text(row, 5);
+	call->path = copy_text(row, 6);
+	call->query = copy_varlena(row, 7);
+	call->headers = copy_varlena(row, 8);
+	call->content_type = copy_text(row, 9);
+	body = copy_varlena(row, 10);
+	call->body = body ? VARDATA(body) : NULL;
+	call->body_size = body ? VARSIZE(body) - VARHDRSZ : 0;
+	call->idempotency_key = delivery->id_text;
+	delivery->attempt = DatumGetInt32(cqrs_statement_column(row, 11, NULL));
+	delivery->max_attempts = DatumGetInt32(cqrs_statement_column(row, 12, NULL));
+	delivery->has_reply = DatumGetBool(cqrs_statement_column(row, 13, NULL));
+	delivery->has_failure = DatumGetBool(cqrs_statement_column(row, 14, NULL));
+	MemoryContextSwitchTo(old);
+	return delivery;
+}
+
+/* Of the last result, in the current memory context; NULL for NULL. */
+static void *
+copy_varlena(uint64 row, int column)
+{
+	bool		isnull;
+	Datum		value = cqrs_statement_column(row, column, &isnull);
+
+	return isnull ? NULL : PG_DETOAST_DATUM_COPY(value);
+}
+
+static char *
+copy_text(uint64 row, int column)
+{
+	bool		isnull;
+	Datum		value = cqrs_statement_column(row, column, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(value);
+}

@@ -1,0 +1,59 @@
+/*
+ * outbox_claim.h
+ *		Which deliveries are due, and the right to make them.
+ */
+#ifndef CQRS_OUTBOX_CLAIM_H
+#define CQRS_OUTBOX_CLAIM_H
+
+#include "datatype/timestamp.h"
+#include "utils/uuid.h"
+
+#include "role.h"
+#include "service_options.h"
+#include "service_request.h"
+
+/* A service, as far as the worker of this database knows it. */
+typedef struct OutboxService
+{
+	char	   *name;
+	bool		due;			/* something is or will be */
+	TimestampTz due_at;
+	int			in_flight;
+	int			limit;			/* of deliveries in flight */
+	bool		cautious;		/* its breaker has let nothing through yet */
+	TimestampTz postponed_until;
+} OutboxService;
+
+/* A delivery that was claimed, in a context of its own. */
+typedef struct Delivery
+{
+	MemoryContext context;
+	OutboxService *service;
+	/* The row */
+	pg_uuid_t	id;
+	char	   *id_text;
+	text	   *ordering_key;	/* or NULL */
+	char	   *role;
+	ServiceCall call;
+	int			attempt;		/* this one */
+	int			max_attempts;
+	bool		has_reply;		/* a command follows a success */
+	bool		has_failure;	/* a command follows a failure */
+	/* Under way */
+	ServiceOptions *options;
+	BreakerPermit *permit;
+	HttpTransfer *transfer;
+} Delivery;
+
+/* Begins and ends a transaction of the worker, with SPI, in the scope of our own statements. */
+extern void cqrs_outbox_claim_begin(RoleScope *scope);
+extern void cqrs_outbox_claim_end(const RoleScope *scope);
+extern ErrorData *cqrs_outbox_claim_abort(MemoryContext context);
+
+/* Called between these two. */
+extern void cqrs_outbox_claim_recover(void);
+extern List *cqrs_outbox_claim_services(TimestampTz *next_reply_at);
+extern List *cqrs_outbox_claim_due(OutboxService *service, int count, TimestampTz now);
+extern void cqrs_outbox_claim_promote(text *service, text *ordering_key, bool by_session);
+
+#endif

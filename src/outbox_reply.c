@@ -1,0 +1,211 @@
+/*
+ * outbox_reply.c
+ *		The commands that follow deliveries.
+ *
+ *	answered -> delivered	or dead, if the delivery was given up: the command was
+ *							sent, in the transaction that says so
+ *			 -> rejected	the entity has rejected the command (QR002)
+ *			 -> answered	it is tried again later
+ *			 -> reply_failed	given up; cqrs.retry_outbox tries it again
+ *
+ * The outcome of the request was committed before, so whatever happens here the
+ * request is not sent again.  The command is sent as the role that enqueued,
+ * with its rights of now, under the id of the delivery: command and state change
+ * together or not at all.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+
+#include "command_delivery.h"
+#include "errors.h"
+#include "outbox_reply.h"
+#include "outbox_settle.h"
+#include "position.h"
+#include "settings.h"
+#include "statement.h"
+#include "worker_process.h"
+
+#define COMMAND_TIMEOUT_MS	60000
+
+/* The row of a delivery whose command is due. */
+typedef struct Reply
+{
+	pg_uuid_t	id;
+	text	   *service;
+	text	   *ordering_key;	/* or NULL */
+	char	   *role;
+	int			attempt;		/* this one */
+	int			max_attempts;
+	CommandDelivery command;
+	/* Transaction */
+	RoleScope	own;
+	RoleScope	sender;
+	bool		as_sender;
+} Reply;
+
+static Statement due_statement = {
+	.sql = "SELECT id, service, ordering_key, role, reply_attempt + 1, max_attempts, reply_entity_type, reply_entity_id,"
+	" CASE WHEN succeeded THEN reply_command ELSE failure_command END, answer"
+	" FROM cqrs.outbox WHERE state = 'answered' AND next_attempt_at <= $1 ORDER BY next_attempt_at LIMIT 1"
+	" FOR UPDATE SKIP LOCKED",
+	.nargs = 1,
+	.argtypes = {TIMESTAMPTZOID}
+};
+
+static Statement sent_statement = {
+	.sql = "UPDATE cqrs.outbox SET state = CASE WHEN succeeded THEN 'delivered' ELSE 'dead' END, settled_at = $2,"
+	" reply_attempt = reply_attempt + 1, last_error = answer ->> 'error' WHERE id = $1",
+	.nargs = 2,
+	.argtypes = {UUIDOID, TIMESTAMPTZOID}
+};
+
+static Statement failed_statement = {
+	.sql = "UPDATE cqrs.outbox SET state = $2, settled_at = CASE WHEN $2 <> 'answered' THEN $3 END, next_attempt_at = $4,"
+	" reply_attempt = reply_attempt + 1, last_error = $5 WHERE id = $1 AND state = 'answered'",
+	.nargs = 5,
+	.argtypes = {UUIDOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID}
+};
+
+static bool take_due(Reply *reply, MemoryContext context);
+static void *copy_varlena(int column);
+static void deliver(Reply *reply);
+static void note_failure(const Reply *reply, const ErrorData *error);
+
+bool
+cqrs_outbox_reply_send(void)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "pg_cqrs reply", ALLOCSET_DEFAULT_SIZES);
+	Reply	   *reply = MemoryContextAllocZero(context, sizeof(Reply));
+	ErrorData  *volatile error = NULL;
+	volatile bool found = false;
+
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		cqrs_outbox_claim_begin(&reply->own);
+		found = take_due(reply, context);
+		if (found)
+			deliver(reply);
+		else
+			cqrs_outbox_claim_end(&reply->own);
+	}
+	PG_CATCH();
+	{
+		disable_timeout(STATEMENT_TIMEOUT, false);
+		error = cqrs_outbox_claim_abort(context);
+	}
+	PG_END_TRY();
+	if (reply->as_sender)
+	{
+		if (error == NULL)
+			cqrs_role_leave(&reply->sender);
+		cqrs_worker_process_discard();
+	}
+	if (error && !found)
+		ReThrowError(error);
+	if (error)
+		note_failure(reply, error);
+	MemoryContextSwitchTo(TopMemoryContext);
+	MemoryContextDelete(context);
+	return found;
+}
+
+/* Locks the first row that is due; false if there is none. */
+static bool
+take_due(Reply *reply, MemoryContext context)
+{
+	Datum		now = TimestampTzGetDatum(GetCurrentTimestamp());
+	CommandDelivery *command = &reply->command;
+
+	if (cqrs_statement_write(&due_statement, &now, NULL) == 0)
+		return false;
+	MemoryContextSwitchTo(context);
+	reply->id = *DatumGetUUIDP(cqrs_statement_column(0, 1, NULL));
+	reply->service = copy_varlena(2);
+	reply->ordering_key = copy_varlena(3);
+	reply->role = pstrdup(NameStr(*DatumGetName(cqrs_statement_column(0, 4, NULL))));
+	reply->attempt = DatumGetInt32(cqrs_statement_column(0, 5, NULL));
+	reply->max_attempts = DatumGetInt32(cqrs_statement_column(0, 6, NULL));
+	command->entity_type = copy_varlena(7);
+	command->entity_id = copy_varlena(8);
+	command->command_type = copy_varlena(9);
+	command->data = copy_varlena(10);
+	command->command_id = &reply->id;
+	command->cause.kind = "delivery";
+	command->cause.name = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&reply->id)));
+	return true;
+}
+
+static void *
+copy_varlena(int column)
+{
+	bool		isnull;
+	Datum		value = cqrs_statement_column(0, column, &isnull);
+
+	return isnull ? NULL : PG_DETOAST_DATUM_COPY(value);
+}
+
+/* Ends the transaction; the scope of the sender lasts until then. */
+static void
+deliver(Reply *reply)
+{
+	Datum		values[] = {UUIDPGetDatum(&reply->id), TimestampTzGetDatum(GetCurrentTimestamp())};
+
+	reply->command.role = get_role_oid(reply->role, true);
+	if (!OidIsValid(reply->command.role))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("role \"%s\" does not exist", reply->role)));
+	(void) cqrs_statement_write(&sent_statement, values, NULL);
+	cqrs_outbox_claim_promote(reply->service, reply->ordering_key, false);
+	SPI_finish();
+	cqrs_role_leave(&reply->own);
+	reply->as_sender = true;
+	enable_timeout_after(STATEMENT_TIMEOUT, COMMAND_TIMEOUT_MS);
+	cqrs_command_deliver(&reply->command, &reply->sender);
+	disable_timeout(STATEMENT_TIMEOUT, false);
+	/* Others act on events. */
+	if (cqrs_position_held_by_me())
+		ForceSyncCommit();
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+/* The command was not sent. */
+static void
+note_failure(const Reply *reply, const ErrorData *error)
+{
+	bool		rejected = error->sqlerrcode == CQRS_COMMAND_REJECTED;
+	bool		again = !rejected && reply->attempt < reply->max_attempts;
+	TimestampTz now = GetCurrentTimestamp();
+	RoleScope	scope;
+
+	if (!rejected)
+		ereport(LOG,
+				(errmsg("the command that follows delivery %s could not be sent", reply->command.cause.name),
+				 errdetail("%s", error->message)));
+	cqrs_outbox_claim_begin(&scope);
+	{
+		Datum		values[] = {
+			UUIDPGetDatum(&reply->id), CStringGetTextDatum(rejected ? "rejected" : again ? "answered" : "reply_failed"),
+			TimestampTzGetDatum(now),
+			TimestampTzGetDatum(TimestampTzPlusMilliseconds(now, cqrs_outbox_settle_delay_ms(reply->attempt))),
+			CStringGetTextDatum(error->message)
+		};
+
+		(void) cqrs_statement_write(&failed_statement, values, NULL);
+		if (!again)
+			cqrs_outbox_claim_promote(reply->service, reply->ordering_key, false);
+	}
+	cqrs_outbox_claim_end(&scope);
+}

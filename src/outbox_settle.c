@@ -1,0 +1,295 @@
+/*
+ * outbox_settle.c
+ *		What becomes of a delivery after an attempt.
+ *
+ *	claimed -> delivered	a status of 200 to 299, and no reply_command
+ *			-> answered		the outcome is known, and a command follows
+ *			-> pending		it is tried again later
+ *			-> dead			given up, and no failure_command
+ *
+ * Tried again is what may go well the next time: no answer; statuses of 500 and
+ * more; 408, 425 and 429; and 409, by which a service says that the request
+ * with this Idempotency-Key, an earlier attempt, is still under way there.
+ * After a time drawn at random from 0 to a bound that doubles with each attempt
+ * ("full jitter"), and not before the service's Retry-After.  Any other status
+ * gives it up at once, a redirect too.
+ *
+ * An open breaker postpones without using the attempt.
+ *
+ * The row is changed only if it is still that attempt's, and in one transaction
+ * with the promotion of the next one of its ordering key.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "common/pg_prng.h"
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "outbox_settle.h"
+#include "service_response.h"
+#include "settings.h"
+#include "statement.h"
+
+/* What is known of an attempt. */
+typedef struct Outcome
+{
+	bool		succeeded;
+	bool		again;			/* may go well the next time */
+	int			status;			/* 0: none */
+	const char *error;			/* or NULL */
+	int64		retry_after_s;
+} Outcome;
+
+static Statement retry_statement = {
+	.sql = "UPDATE cqrs.outbox SET state = 'pending', attempt = attempt - $3, next_attempt_at = $4,"
+	" last_status = coalesce($5, last_status), last_error = $6 WHERE id = $1 AND state = 'claimed' AND attempt = $2",
+	.nargs = 6,
+	.argtypes = {UUIDOID, INT4OID, INT4OID, TIMESTAMPTZOID, INT4OID, TEXTOID}
+};
+
+static Statement settle_statement = {
+	.sql = "UPDATE cqrs.outbox SET state = $3, succeeded = $4, settled_at = CASE WHEN $3 <> 'answered' THEN $5 END,"
+	" next_attempt_at = $5, last_status = $6, last_error = $7, answer = $8"
+	" WHERE id = $1 AND state = 'claimed' AND attempt = $2",
+	.nargs = 8,
+	.argtypes = {UUIDOID, INT4OID, TEXTOID, BOOLOID, TIMESTAMPTZOID, INT4OID, TEXTOID, JSONBOID}
+};
+
+static void judge(const HttpResponse *response, Outcome *outcome);
+static bool is_systems(const ErrorData *error);
+static void settle(Delivery *delivery, const Outcome *outcome);
+static void retry(Delivery *delivery, int attempts_back, int64 delay_ms, const Outcome *outcome);
+static void finish(Delivery *delivery, const Outcome *outcome);
+static Jsonb *answer_of(const Delivery *delivery, const Outcome *outcome);
+static void push_text(JsonbParseState **state, const char *key, const char *value);
+static void push_number(JsonbParseState **state, const char *key, int value);
+static void push_json(JsonbParseState **state, const char *key, Jsonb *value);
+static void push_key(JsonbParseState **state, const char *key);
+static const char *text_body(const HttpResponse *response);
+
+/* Its transfer is over. */
+void
+cqrs_outbox_settle_response(Delivery *delivery)
+{
+	const HttpResponse *response = cqrs_service_http_response(delivery->transfer);
+	Outcome		outcome = {.status = response->status, .retry_after_s = response->retry_after_s};
+
+	judge(response, &outcome);
+	if (!outcome.succeeded && response->result == HTTP_ANSWERED)
+		outcome.error = psprintf("status %d", response->status);
+	else if (response->result == HTTP_TOO_LARGE)
+		outcome.error = "the answer is too large";
+	else if (response->result == HTTP_ADDRESS_REFUSED)
+		outcome.error = "the service is at an address that is not called";
+	else if (response->result != HTTP_ANSWERED)
+		outcome.error = response->error;
+	settle(delivery, &outcome);
+}
+
+/* It could not be begun: for a right that was lost, say, or a service that is gone. */
+void
+cqrs_outbox_settle_error(Delivery *delivery, const ErrorData *error)
+{
+	Outcome		outcome = {.again = is_systems(error), .error = error->message};
+
+	settle(delivery, &outcome);
+}
+
+/* It was not begun, and this attempt does not count. */
+void
+cqrs_outbox_settle_postponed(Delivery *delivery, int64 delay_ms, const char *reason)
+{
+	Outcome		outcome = {.error = reason};
+
+	retry(delivery, 1, delay_ms, &outcome);
+}
+
+int64
+cqrs_outbox_settle_delay_ms(int attempt)
+{
+	double		bound_ms = (double) cqrs_outbox_retry_delay_ms * (1 << Min(attempt - 1, 30));
+
+	return (int64) (pg_prng_double(&pg_global_prng_state) * Min(bound_ms, (double) cqrs_outbox_max_retry_delay_s * 1000));
+}
+
+static void
+judge(const HttpResponse *response, Outcome *outcome)
+{
+	int			status = response->status;
+
+	switch (response->result)
+	{
+		case HTTP_ANSWERED:
+		case HTTP_TOO_LARGE:
+			outcome->succeeded = status >= 200 && status <= 299;
+			outcome->again = status >= 500 || status == 408 || status == 409 || status == 425 || status == 429;
+			break;
+		case HTTP_ADDRESS_REFUSED:
+			break;
+		default:
+			outcome->again = true;
+	}
+}
+
+/* Classes of SQLSTATEs that say nothing about the delivery. */
+static bool
+is_systems(const ErrorData *error)
+{
+	int			category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+
+	return category == ERRCODE_INSUFFICIENT_RESOURCES || category == ERRCODE_OPERATOR_INTERVENTION ||
+		category == ERRCODE_SYSTEM_ERROR || category == ERRCODE_TRANSACTION_ROLLBACK;
+}
+
+static void
+settle(Delivery *delivery, const Outcome *outcome)
+{
+	if (outcome->again && delivery->attempt < delivery->max_attempts)
+	{
+		int64		asked_ms = Min(outcome->retry_after_s, cqrs_outbox_max_retry_delay_s) * 1000;
+
+		retry(delivery, 0, Max(cqrs_outbox_settle_delay_ms(delivery->attempt), asked_ms), outcome);
+	}
+	else
+		finish(delivery, outcome);
+}
+
+static void
+retry(Delivery *delivery, int attempts_back, int64 delay_ms, const Outcome *outcome)
+{
+	TimestampTz at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
+	char		nulls[] = {' ', ' ', ' ', ' ', outcome->status > 0 ? ' ' : 'n', ' '};
+	RoleScope	scope;
+
+	cqrs_outbox_claim_begin(&scope);
+	{
+		Datum		values[] = {
+			UUIDPGetDatum(&delivery->id), Int32GetDatum(delivery->attempt), Int32GetDatum(attempts_back),
+			TimestampTzGetDatum(at), Int32GetDatum(outcome->status), CStringGetTextDatum(outcome->error)
+		};
+
+		(void) cqrs_statement_write(&retry_statement, values, nulls);
+	}
+	cqrs_outbox_claim_end(&scope);
+}
+
+/* The outcome is known. */
+static void
+finish(Delivery *delivery, const Outcome *outcome)
+{
+	bool		follows = outcome->succeeded ? delivery->has_reply : delivery->has_failure;
+	const char *state = follows ? "answered" : outcome->succeeded ? "delivered" : "dead";
+	char		nulls[] = {
+		' ', ' ', ' ', ' ', ' ', outcome->status > 0 ? ' ' : 'n', outcome->error ? ' ' : 'n', follows ? ' ' : 'n'
+	};
+	RoleScope	scope;
+
+	cqrs_outbox_claim_begin(&scope);
+	{
+		Datum		values[] = {
+			UUIDPGetDatum(&delivery->id), Int32GetDatum(delivery->attempt), CStringGetTextDatum(state),
+			BoolGetDatum(outcome->succeeded), TimestampTzGetDatum(GetCurrentTimestamp()),
+			Int32GetDatum(outcome->status), PointerGetDatum(outcome->error ? cstring_to_text(outcome->error) : NULL),
+			PointerGetDatum(follows ? answer_of(delivery, outcome) : NULL)
+		};
+
+		(void) cqrs_statement_write(&settle_statement, values, nulls);
+		if (!follows)
+			cqrs_outbox_claim_promote(cstring_to_text(delivery->service->name), delivery->ordering_key, false);
+	}
+	cqrs_outbox_claim_end(&scope);
+}
+
+/* ---- the answer, as the data of the command that follows ---- */
+
+static Jsonb *
+answer_of(const Delivery *delivery, const Outcome *outcome)
+{
+	JsonbParseState *state = NULL;
+
+	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	push_text(&state, "delivery", delivery->id_text);
+	push_text(&state, "service", delivery->service->name);
+	push_number(&state, "attempts", delivery->attempt);
+	if (outcome->error)
+		push_text(&state, "error", outcome->error);
+	if (outcome->status > 0)
+	{
+		const HttpResponse *response = cqrs_service_http_response(delivery->transfer);
+		Jsonb	   *body = response->result == HTTP_ANSWERED ? cqrs_service_response_json(delivery->transfer) : NULL;
+
+		push_number(&state, "status", outcome->status);
+		push_json(&state, "headers", cqrs_service_response_headers(delivery->transfer));
+		if (body)
+			push_json(&state, "body", body);
+		else
+			push_text(&state, "body", response->result == HTTP_ANSWERED ? text_body(response) : NULL);
+	}
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+/* NULL becomes JSON's null. */
+static void
+push_text(JsonbParseState **state, const char *key, const char *value)
+{
+	JsonbValue text = {.type = value ? jbvString : jbvNull};
+
+	push_key(state, key);
+	if (value)
+	{
+		text.		val.string.val = unconstify(char *, value);
+		text.		val.string.len = strlen(value);
+	}
+	(void) pushJsonbValue(state, WJB_VALUE, &text);
+}
+
+static void
+push_number(JsonbParseState **state, const char *key, int value)
+{
+	JsonbValue	number = {.type = jbvNumeric, .val.numeric = int64_to_numeric(value)};
+
+	push_key(state, key);
+	(void) pushJsonbValue(state, WJB_VALUE, &number);
+}
+
+static void
+push_json(JsonbParseState **state, const char *key, Jsonb *value)
+{
+	JsonbValue	json;
+
+	push_key(state, key);
+	if (JB_ROOT_IS_SCALAR(value))
+		(void) JsonbExtractScalar(&value->root, &json);
+	else
+	{
+		json.type = jbvBinary;
+		json.val.binary.data = &value->root;
+		json.val.binary.len = VARSIZE(value) - VARHDRSZ;
+	}
+	(void) pushJsonbValue(state, WJB_VALUE, &json);
+}
+
+static void
+push_key(JsonbParseState **state, const char *key)
+{
+	JsonbValue	string = {.type = jbvString};
+
+	string.val.string.val = unconstify(char *, key);
+	string.val.string.len = strlen(key);
+	(void) pushJsonbValue(state, WJB_KEY, &string);
+}
+
+/* The body as it came, if it is a text in the encoding of the database; else NULL. */
+static const char *
+text_body(const HttpResponse *response)
+{
+	if (response->body_size == 0 ||
+		!pg_verify_mbstr(GetDatabaseEncoding(), response->body, response->body_size, true))
+		return NULL;
+	return pnstrdup(response->body, response->body_size);
+}
