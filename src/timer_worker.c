@@ -278,6 +278,8 @@ static void
 take_and_send(Firing *firing)
 {
 	firing->taken = cqrs_timer_queue_take(GetCurrentTimestamp(), &firing->timer, firing->context);
+	/* SPI has left a context current that goes with it. */
+	MemoryContextSwitchTo(firing->context);
 	if (firing->taken)
 		send_command(firing);
 }
