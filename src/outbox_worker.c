@@ -46,6 +46,7 @@
 #include "worker_process.h"
 
 #define MAX_IN_FLIGHT		128 /* of all services */
+#define KEPT_CONNECTIONS	64
 #define BUSY_MS				100 /* a service has too many calls under way */
 #define PROBING_MS			250 /* somebody else makes the trial call */
 #define HELD_OPEN_MS		1000	/* no end is known */
@@ -116,6 +117,7 @@ count_wanted(void)
 static void
 run(void)
 {
+	cqrs_service_http_keep(KEPT_CONNECTIONS);
 	recover();
 	for (;;)
 	{

@@ -51,7 +51,6 @@
 #endif
 
 #define MAX_HEADER_BYTES		(64 * 1024)
-#define MAX_KEPT_CONNECTIONS	8L
 #define MAX_CONNECTION_AGE_S	300L
 
 struct HttpTransfer
@@ -71,6 +70,7 @@ struct HttpTransfer
 };
 
 static CURLM *multi = NULL;
+static int	max_kept_connections = 8;
 static int64 timer_due_us = -1; /* when libcurl wants to be called; -1: not */
 
 static void start_multi(void);
@@ -94,6 +94,17 @@ static size_t on_header(char *data, size_t size, size_t count, void *arg);
 static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address);
 
 /* ---- transfers ---- */
+
+/*
+ * How many connections are kept, those in use included, for a process that has
+ * many transfers at once; called before the first.
+ */
+void
+cqrs_service_http_keep(int connections)
+{
+	Assert(multi == NULL);
+	max_kept_connections = connections;
+}
 
 /* Begins a transfer; it goes on while cqrs_service_http_poll() is called. */
 HttpTransfer *
@@ -216,7 +227,7 @@ start_multi(void)
 				(errcode(ERRCODE_FDW_ERROR),
 				 errmsg("could not set up libcurl"),
 				 errdetail("It must resolve names in a thread (AsynchDNS) and support TLS.")));
-	for (int i = 0; i < MAX_KEPT_CONNECTIONS; i++)
+	for (int i = 0; i < max_kept_connections; i++)
 		ReserveExternalFD();
 }
 
@@ -234,7 +245,7 @@ set_up_multi(void)
 	(void) curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, on_socket);
 	(void) curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, on_timer);
 	(void) curl_multi_setopt(multi, CURLMOPT_PIPELINING, (long) CURLPIPE_NOTHING);
-	(void) curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, MAX_KEPT_CONNECTIONS);
+	(void) curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, (long) max_kept_connections);
 	return true;
 }
 

@@ -65,6 +65,7 @@ typedef struct HttpResponse
 
 typedef struct HttpTransfer HttpTransfer;
 
+extern void cqrs_service_http_keep(int connections);
 extern HttpTransfer *cqrs_service_http_start(const HttpRequest *request);
 extern bool cqrs_service_http_poll(long timeout_ms);
 extern const HttpResponse *cqrs_service_http_response(const HttpTransfer *transfer);
