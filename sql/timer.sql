@@ -116,7 +116,7 @@ SELECT version, data FROM cqrs.history('Timer', 'failing');
 -- Errors of the system's are tried again for as long as it takes.
 CREATE FUNCTION lose(state jsonb, command cqrs.command) RETURNS cqrs.effect LANGUAGE plpgsql AS $$
 BEGIN
-    IF nextval('timer_test.tries') < 13 THEN
+    IF nextval('timer_test.tries') < 11 THEN
         RAISE serialization_failure;
     END IF;
     RETURN cqrs.persist('Noted', '{}');

@@ -37,7 +37,7 @@ typedef struct WorkerDatabase
 	/* Next start */
 	int			failures;		/* in a row */
 	TimestampTz not_before;
-	TimestampTz served_at;		/* when one was started last */
+	TimestampTz served_at[CQRS_WORKER_KINDS];	/* when one was started last */
 	bool		resting;		/* its idle workers have given their slots
 								 * back */
 	bool		waiting;		/* there is no slot for it */

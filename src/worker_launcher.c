@@ -55,7 +55,7 @@ typedef struct Start
 	Oid			database;
 	int			kind;
 	int			index;
-	TimestampTz served_at;		/* of its database */
+	TimestampTz served_at;		/* of its database and kind */
 } Start;
 
 typedef struct StartList
@@ -320,7 +320,7 @@ add_start(const WorkerDatabase *entry, int kind, int index, StartList *list)
 	start->database = entry->database;
 	start->kind = kind;
 	start->index = index;
-	start->served_at = entry->served_at;
+	start->served_at = entry->served_at[kind];
 }
 
 static bool
@@ -336,7 +336,7 @@ is_running(Oid database, int kind, int index)
 	return false;
 }
 
-/* The first workers of all databases, then the second ones; who waits longest first. */
+/* The first workers of all databases and kinds, then the second ones; who waits longest first. */
 static int
 compare_starts(const void *a, const void *b)
 {
@@ -453,7 +453,7 @@ take_slot(const Start *start)
 		slot->index = start->index;
 		slot->pid = 0;
 		slot->leave = false;
-		entry->served_at = GetCurrentTimestamp();
+		entry->served_at[start->kind] = GetCurrentTimestamp();
 		entry->waiting = false;
 		found = i;
 	}

@@ -42,6 +42,7 @@ out_of_the_way();
 restarted();
 held();
 killed();
+short_of_workers();
 
 $node->stop;
 done_testing();
@@ -222,6 +223,30 @@ SQL
 	is(query('SELECT count(*), count(DISTINCT id) FROM fired'), '400|400', 'each was sent exactly once');
 	is(query("SELECT count(*), count(DISTINCT metadata #>> '{\$causation,timer}') FROM cqrs.journal WHERE entity_id LIKE 'killed-%'"),
 		'200|200', 'and its events are there once');
+	return;
+}
+
+# Workers that are too few take turns: an idle projection does not keep the timers of its database waiting for ever.
+sub short_of_workers
+{
+	$node->append_conf('postgresql.conf', 'max_worker_processes = 3		# two are taken by launchers');
+	$node->restart;
+	query('CREATE DATABASE other');
+	for my $database ('postgres', 'other')
+	{
+		query('CREATE EXTENSION IF NOT EXISTS pg_cqrs', $database);
+		query('SELECT cqrs.create_journal()', $database);
+		query('CREATE FUNCTION ignore(event cqrs.event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN END $$', $database);
+		query("SELECT cqrs.create_projection('p', 'ignore')", $database);
+	}
+	query("SELECT cqrs.wait_for_projection('p', timeout => '60 s')") for 1 .. 2;
+	query("SELECT cqrs.wait_for_projection('p', timeout => '60 s')", 'other');
+	my $id = schedule('1 s', 'short');
+	ok_soon("count(*) = 1 FROM cqrs.history('Timer', 'short')", 'with too few workers a timer fires');
+	query("SELECT cqrs.wait_for_projection('p', timeout => '60 s')");
+	query("SELECT cqrs.append('Other', 'x', ARRAY[cqrs.new_event('X', '{}')])", 'other');
+	query("SELECT cqrs.wait_for_projection('p', timeout => '60 s')", 'other');
+	pass('and projections go on');
 	return;
 }
 
