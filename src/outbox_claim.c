@@ -93,16 +93,33 @@ static Statement claim_statement = {
 	.argtypes = {TEXTOID, TIMESTAMPTZOID, INT8OID}
 };
 
+/* Nothing while another one of the key is under way; true if somebody has locked the first one. */
 static Statement promote_statement = {
-	.sql = "UPDATE cqrs.outbox SET behind = false WHERE id = (SELECT id FROM cqrs.outbox"
-	" WHERE service = $1 AND ordering_key = $2 AND state IN " UNSETTLED " ORDER BY number LIMIT 1) AND state = 'pending' AND (behind OR $3)",
-	.nargs = 3,
-	.argtypes = {TEXTOID, TEXTOID, BOOLOID}
+	.sql = "WITH head AS MATERIALIZED (SELECT id FROM cqrs.outbox WHERE service = $1 AND ordering_key = $2"
+	" AND state IN " UNSETTLED " ORDER BY number LIMIT 1),"
+	" locked AS MATERIALIZED (SELECT o.id FROM cqrs.outbox o WHERE o.id = (SELECT id FROM head) FOR UPDATE SKIP LOCKED),"
+	" promoted AS (UPDATE cqrs.outbox o SET behind = false FROM locked WHERE o.id = locked.id AND o.state = 'pending'"
+	" AND o.behind AND NOT EXISTS (SELECT FROM cqrs.outbox b WHERE b.service = $1 AND b.ordering_key = $2"
+	" AND b.state IN " UNSETTLED " AND b.state <> 'pending'))"
+	" SELECT (SELECT count(*) FROM head) > (SELECT count(*) FROM locked)",
+	.nargs = 2,
+	.argtypes = {TEXTOID, TEXTOID}
 };
+
+static Statement session_promote_statement = {
+	.sql = "UPDATE cqrs.outbox SET behind = false WHERE id = (SELECT id FROM cqrs.outbox"
+	" WHERE service = $1 AND ordering_key = $2 AND state IN " UNSETTLED " ORDER BY number LIMIT 1) AND state = 'pending'",
+	.nargs = 2,
+	.argtypes = {TEXTOID, TEXTOID}
+};
+
+/* Keys whose first delivery was locked when it was to be promoted: pairs of texts. */
+static List *unpromoted = NIL;
 
 static List *services = NIL;	/* of OutboxService, for the life of the
 								 * process */
 
+static bool promote_again(void);
 static OutboxService *find_service(const char *name);
 static Delivery *take_delivery(OutboxService *service, uint64 row);
 static void *copy_varlena(uint64 row, int column);
@@ -155,14 +172,16 @@ cqrs_outbox_claim_recover(void)
 
 /*
  * All services that were ever seen, those that something is to be sent to
- * marked; and when the next reply is due, DT_NOEND if none is.
+ * marked; when the next reply is due, DT_NOEND if none is; and when to look
+ * again in any case.
  */
 List *
-cqrs_outbox_claim_services(TimestampTz *next_reply_at)
+cqrs_outbox_claim_services(TimestampTz *next_reply_at, TimestampTz *look_at)
 {
 	uint64		count;
 	ListCell   *cell;
 
+	*look_at = promote_again() ? DT_NOEND : TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUSY_MS);
 	*next_reply_at = DT_NOEND;
 	if (cqrs_statement_read(&reply_statement, NULL, NULL, 1) > 0)
 		*next_reply_at = DatumGetTimestampTz(cqrs_statement_column(0, 1, NULL));
@@ -200,7 +219,7 @@ cqrs_outbox_claim_due(OutboxService *service, int count, TimestampTz now)
 			behind = lappend(behind, copy_varlena(i, 2));
 	}
 	foreach(cell, behind)
-		cqrs_outbox_claim_promote(DatumGetTextPP(values[0]), lfirst(cell), false);
+		cqrs_outbox_claim_promote(DatumGetTextPP(values[0]), lfirst(cell));
 	if (rows > 0)
 		ForceSyncCommit();
 	else						/* somebody has locked what is due */
@@ -209,16 +228,55 @@ cqrs_outbox_claim_due(OutboxService *service, int count, TimestampTz now)
 }
 
 /*
- * The first unsettled delivery of a key is behind none any more.  A session
- * locks its row in any case: the worker may be putting it behind right now.
+ * The first unsettled delivery of a key is behind none any more.  If a session
+ * has locked it, that is not waited for: it is tried again with the next look.
  */
 void
-cqrs_outbox_claim_promote(text *service, text *ordering_key, bool by_session)
+cqrs_outbox_claim_promote(text *service, text *ordering_key)
 {
-	Datum		values[] = {PointerGetDatum(service), PointerGetDatum(ordering_key), BoolGetDatum(by_session)};
+	Datum		values[] = {PointerGetDatum(service), PointerGetDatum(ordering_key)};
+	MemoryContext old;
+
+	if (ordering_key == NULL)
+		return;
+	(void) cqrs_statement_write(&promote_statement, values, NULL);
+	if (!DatumGetBool(cqrs_statement_column(0, 1, NULL)))
+		return;
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	unpromoted = lappend(unpromoted, list_make2(PG_DETOAST_DATUM_COPY(values[0]), PG_DETOAST_DATUM_COPY(values[1])));
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * The same in a session that has removed the first one.  The row is locked in
+ * any case: the worker may be putting it behind right now.
+ */
+void
+cqrs_outbox_claim_promote_in_session(text *service, text *ordering_key)
+{
+	Datum		values[] = {PointerGetDatum(service), PointerGetDatum(ordering_key)};
 
 	if (ordering_key)
-		(void) cqrs_statement_write(&promote_statement, values, NULL);
+		(void) cqrs_statement_write(&session_promote_statement, values, NULL);
+}
+
+/* Tries again what was locked; false if something still is. */
+static bool
+promote_again(void)
+{
+	List	   *again = unpromoted;
+	ListCell   *cell;
+
+	unpromoted = NIL;
+	foreach(cell, again)
+	{
+		List	   *pair = lfirst(cell);
+
+		cqrs_outbox_claim_promote(linitial(pair), lsecond(pair));
+		list_free_deep(pair);
+	}
+	list_free(again);
+	return unpromoted == NIL;
 }
 
 static OutboxService *

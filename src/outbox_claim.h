@@ -52,8 +52,9 @@ extern ErrorData *cqrs_outbox_claim_abort(MemoryContext context);
 
 /* Called between these two. */
 extern void cqrs_outbox_claim_recover(void);
-extern List *cqrs_outbox_claim_services(TimestampTz *next_reply_at);
+extern List *cqrs_outbox_claim_services(TimestampTz *next_reply_at, TimestampTz *look_at);
 extern List *cqrs_outbox_claim_due(OutboxService *service, int count, TimestampTz now);
-extern void cqrs_outbox_claim_promote(text *service, text *ordering_key, bool by_session);
+extern void cqrs_outbox_claim_promote(text *service, text *ordering_key);
+extern void cqrs_outbox_claim_promote_in_session(text *service, text *ordering_key);
 
 #endif

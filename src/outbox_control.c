@@ -91,7 +91,7 @@ cqrs_discard_outbox(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("delivery %s is under way", DatumGetCString(DirectFunctionCall1(uuid_out, value)))));
 	(void) cqrs_statement_write(&discard_statement, &value, NULL);
-	cqrs_outbox_claim_promote(row.service, row.ordering_key, true);
+	cqrs_outbox_claim_promote_in_session(row.service, row.ordering_key);
 	end_change(&scope);
 	PG_RETURN_VOID();
 }

@@ -167,7 +167,7 @@ deliver(Reply *reply)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("role \"%s\" does not exist", reply->role)));
 	(void) cqrs_statement_write(&sent_statement, values, NULL);
-	cqrs_outbox_claim_promote(reply->service, reply->ordering_key, false);
+	cqrs_outbox_claim_promote(reply->service, reply->ordering_key);
 	SPI_finish();
 	cqrs_role_leave(&reply->own);
 	reply->as_sender = true;
@@ -205,7 +205,7 @@ note_failure(const Reply *reply, const ErrorData *error)
 
 		(void) cqrs_statement_write(&failed_statement, values, NULL);
 		if (!again)
-			cqrs_outbox_claim_promote(reply->service, reply->ordering_key, false);
+			cqrs_outbox_claim_promote(reply->service, reply->ordering_key);
 	}
 	cqrs_outbox_claim_end(&scope);
 }

@@ -200,7 +200,7 @@ finish(Delivery *delivery, const Outcome *outcome)
 
 		(void) cqrs_statement_write(&settle_statement, values, nulls);
 		if (!follows)
-			cqrs_outbox_claim_promote(cstring_to_text(delivery->service->name), delivery->ordering_key, false);
+			cqrs_outbox_claim_promote(cstring_to_text(delivery->service->name), delivery->ordering_key);
 	}
 	cqrs_outbox_claim_end(&scope);
 }

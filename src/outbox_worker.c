@@ -258,7 +258,7 @@ look(TimestampTz now)
 	cqrs_outbox_claim_begin(&scope);
 	if (OidIsValid(cqrs_catalog_relation("outbox")))
 	{
-		List	   *services = cqrs_outbox_claim_services(&reply_at);
+		List	   *services = cqrs_outbox_claim_services(&reply_at, &look_at);
 
 		if (!cqrs_worker_process_turn_is_over())
 			claimed = claim_all(services, now);

@@ -130,6 +130,20 @@ sub keeps_order
 	my $discarded = sub { my ($rc) = $node->psql('postgres', "SELECT cqrs.discard_outbox('$first')"); return $rc == 0 };
 	1 until $discarded->();
 	becomes("state = 'delivered' FROM cqrs.outbox WHERE id = '$third'", 'and go when it is discarded, past one that is given up');
+
+	# One that was given up and is tried again waits for what is under way, and goes before what is not.
+	$stub->mode('/status/400');
+	my $early = query("SELECT cqrs.enqueue('a', 'POST', '/mode?early', ordering_key => 'j')");
+	becomes("state = 'dead' FROM cqrs.outbox WHERE id = '$early'", 'one is given up');
+	$stub->mode('/wait');
+	query("SELECT cqrs.enqueue('a', 'POST', '/mode?late', ordering_key => 'j')");
+	becomes("state = 'claimed' FROM cqrs.outbox WHERE path = '/mode?late'", 'a later one is under way');
+	query("SELECT cqrs.enqueue('a', 'POST', '/mode?last', ordering_key => 'j'); SELECT cqrs.retry_outbox('$early')");
+	becomes("behind FROM cqrs.outbox WHERE id = '$early'", 'the first one, tried again, waits for it');
+	$stub->requests;
+	$stub->mode('/status/200');
+	becomes("count(*) = 3 FROM cqrs.outbox WHERE ordering_key = 'j' AND state = 'delivered'", 'and is delivered');
+	is(join(' ', map { $_->[2] } $stub->requests), '/api/mode?early /api/mode?last', 'before the next one');
 	clear();
 	return;
 }
