@@ -120,8 +120,9 @@ SELECT version FROM cqrs.append('Worker', '1', ARRAY[cqrs.new_event('X', '{}')])
 SELECT cqrs.wait_for_projection('worker', timeout => '1 min');
 DROP TABLE cqrs.journal;
 DROP EXTENSION pg_cqrs CASCADE;
-SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type LIKE 'pg_cqrs%';
 \c :database
+SELECT worker_test.wait_until($$ NOT EXISTS (SELECT FROM pg_stat_activity
+    WHERE datname = 'regress_cqrs_worker2' AND backend_type LIKE 'pg_cqrs%') $$);
 DROP DATABASE regress_cqrs_worker2;
 SET client_min_messages = warning;
 DROP SCHEMA worker_test CASCADE;

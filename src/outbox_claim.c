@@ -143,23 +143,6 @@ cqrs_outbox_claim_end(const RoleScope *scope)
 	CommitTransactionCommand();
 }
 
-/* Called in PG_CATCH: undoes the transaction; the error, copied into the context. */
-ErrorData *
-cqrs_outbox_claim_abort(MemoryContext context)
-{
-	ErrorData  *error;
-
-	HOLD_INTERRUPTS();
-	QueryCancelPending = false;
-	MemoryContextSwitchTo(context);
-	error = CopyErrorData();
-	FlushErrorState();
-	AbortCurrentTransaction();
-	MemoryContextSwitchTo(context);
-	RESUME_INTERRUPTS();
-	return error;
-}
-
 /* Takes over what a worker that is gone has left; called once. */
 void
 cqrs_outbox_claim_recover(void)

@@ -48,7 +48,6 @@ typedef struct Delivery
 /* Begins and ends a transaction of the worker, with SPI, in the scope of our own statements. */
 extern void cqrs_outbox_claim_begin(RoleScope *scope);
 extern void cqrs_outbox_claim_end(const RoleScope *scope);
-extern ErrorData *cqrs_outbox_claim_abort(MemoryContext context);
 
 /* Called between these two. */
 extern void cqrs_outbox_claim_recover(void);

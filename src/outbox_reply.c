@@ -33,6 +33,7 @@
 #include "position.h"
 #include "settings.h"
 #include "statement.h"
+#include "worker_error.h"
 #include "worker_process.h"
 
 #define COMMAND_TIMEOUT_MS	60000
@@ -101,8 +102,8 @@ cqrs_outbox_reply_send(void)
 	}
 	PG_CATCH();
 	{
-		disable_timeout(STATEMENT_TIMEOUT, false);
-		error = cqrs_outbox_claim_abort(context);
+		error = cqrs_worker_error_take(context, false);
+		MemoryContextSwitchTo(context);
 	}
 	PG_END_TRY();
 	if (reply->as_sender)

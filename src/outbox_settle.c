@@ -34,6 +34,7 @@
 #include "service_response.h"
 #include "settings.h"
 #include "statement.h"
+#include "worker_error.h"
 
 /* What is known of an attempt. */
 typedef struct Outcome
@@ -61,7 +62,6 @@ static Statement settle_statement = {
 };
 
 static void judge(const HttpResponse *response, Outcome *outcome);
-static bool is_systems(const ErrorData *error);
 static void settle(Delivery *delivery, const Outcome *outcome);
 static void retry(Delivery *delivery, int attempts_back, int64 delay_ms, const Outcome *outcome);
 static void finish(Delivery *delivery, const Outcome *outcome);
@@ -95,7 +95,7 @@ cqrs_outbox_settle_response(Delivery *delivery)
 void
 cqrs_outbox_settle_error(Delivery *delivery, const ErrorData *error)
 {
-	Outcome		outcome = {.again = is_systems(error), .error = error->message};
+	Outcome		outcome = {.again = cqrs_worker_error_is_systems(error), .error = error->message};
 
 	settle(delivery, &outcome);
 }
@@ -134,16 +134,6 @@ judge(const HttpResponse *response, Outcome *outcome)
 		default:
 			outcome->again = true;
 	}
-}
-
-/* Classes of SQLSTATEs that say nothing about the delivery. */
-static bool
-is_systems(const ErrorData *error)
-{
-	int			category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
-
-	return category == ERRCODE_INSUFFICIENT_RESOURCES || category == ERRCODE_OPERATOR_INTERVENTION ||
-		category == ERRCODE_SYSTEM_ERROR || category == ERRCODE_TRANSACTION_ROLLBACK;
 }
 
 static void

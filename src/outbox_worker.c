@@ -43,6 +43,7 @@
 #include "outbox_worker.h"
 #include "settings.h"
 #include "statement.h"
+#include "worker_error.h"
 #include "worker_process.h"
 
 #define MAX_IN_FLIGHT		128 /* of all services */
@@ -331,7 +332,7 @@ start(Delivery *delivery)
 	}
 	PG_CATCH();
 	{
-		error = cqrs_outbox_claim_abort(delivery->context);
+		error = cqrs_worker_error_take(delivery->context, false);
 	}
 	PG_END_TRY();
 	if (begun)

@@ -305,13 +305,14 @@ sub is_off
 	$node->append_conf('postgresql.conf', 'cqrs.workers = off');
 	$node->restart;
 	query("SELECT cqrs.enqueue('a', 'POST', '/status/200')");
-	is(query('SELECT cqrs.worker_state()'), 'off', 'nothing is delivered without workers');
+	is(query('SELECT cqrs.worker_state()'), 'off', 'there are no workers');
+	is(query('SELECT state FROM cqrs.outbox'), 'pending', 'and nothing is delivered');
 	$node->append_conf('postgresql.conf', 'cqrs.workers = on');
 	$node->restart;
 	becomes("count(*) = 1 FROM cqrs.outbox WHERE state = 'delivered'", 'a restart delivers what is left');
 	query("ALTER SYSTEM SET cqrs.outbox_retention = 0");
 	$node->restart;
 	query("SELECT cqrs.enqueue('a', 'POST', '/status/200')");
-	becomes("count(*) <= 1 FROM cqrs.outbox", 'what was delivered long ago is removed');
+	becomes("count(*) <= 1 FROM cqrs.outbox", 'what was delivered before is removed');
 	return;
 }
