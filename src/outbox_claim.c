@@ -120,6 +120,7 @@ static List *services = NIL;	/* of OutboxService, for the life of the
 								 * process */
 
 static bool promote_again(void);
+static bool equal_texts(const text *a, const text *b);
 static OutboxService *find_service(const char *name);
 static Delivery *take_delivery(OutboxService *service, uint64 row);
 static void *copy_varlena(uint64 row, int column);
@@ -219,12 +220,20 @@ cqrs_outbox_claim_promote(text *service, text *ordering_key)
 {
 	Datum		values[] = {PointerGetDatum(service), PointerGetDatum(ordering_key)};
 	MemoryContext old;
+	ListCell   *cell;
 
 	if (ordering_key == NULL)
 		return;
 	(void) cqrs_statement_write(&promote_statement, values, NULL);
 	if (!DatumGetBool(cqrs_statement_column(0, 1, NULL)))
 		return;
+	foreach(cell, unpromoted)
+	{
+		const List *pair = lfirst(cell);
+
+		if (equal_texts(linitial(pair), service) && equal_texts(lsecond(pair), ordering_key))
+			return;
+	}
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	unpromoted = lappend(unpromoted, list_make2(PG_DETOAST_DATUM_COPY(values[0]), PG_DETOAST_DATUM_COPY(values[1])));
 	MemoryContextSwitchTo(old);
@@ -241,6 +250,13 @@ cqrs_outbox_claim_promote_in_session(text *service, text *ordering_key)
 
 	if (ordering_key)
 		(void) cqrs_statement_write(&session_promote_statement, values, NULL);
+}
+
+static bool
+equal_texts(const text *a, const text *b)
+{
+	return VARSIZE_ANY_EXHDR(a) == VARSIZE_ANY_EXHDR(b) &&
+		memcmp(VARDATA_ANY(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(a)) == 0;
 }
 
 /* Tries again what was locked; false if something still is. */

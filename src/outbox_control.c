@@ -18,6 +18,7 @@
 #include "utils/uuid.h"
 
 #include "catalog.h"
+#include "entity_lock.h"
 #include "outbox.h"
 #include "outbox_claim.h"
 #include "statement.h"
@@ -52,7 +53,7 @@ static Statement discard_statement = {
 	.argtypes = {UUIDOID}
 };
 
-static void begin_change(pg_uuid_t *id, RoleScope *scope, LockedRow *row);
+static void begin_change(const char *function, pg_uuid_t *id, RoleScope *scope, LockedRow *row);
 static void end_change(const RoleScope *scope);
 static const char *state_again(const LockedRow *row);
 
@@ -64,7 +65,7 @@ cqrs_retry_outbox(PG_FUNCTION_ARGS)
 	RoleScope	scope;
 	LockedRow	row;
 
-	begin_change(id, &scope, &row);
+	begin_change("retry_outbox", id, &scope, &row);
 	{
 		Datum		values[] = {
 			UUIDPGetDatum(id), CStringGetTextDatum(state_again(&row)), TimestampTzGetDatum(GetCurrentTimestamp())
@@ -85,7 +86,7 @@ cqrs_discard_outbox(PG_FUNCTION_ARGS)
 	RoleScope	scope;
 	LockedRow	row;
 
-	begin_change(id, &scope, &row);
+	begin_change("discard_outbox", id, &scope, &row);
 	if (strcmp(row.state, "claimed") == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
@@ -98,7 +99,7 @@ cqrs_discard_outbox(PG_FUNCTION_ARGS)
 
 /* Locks the row; the caller must have the rights of its role. */
 static void
-begin_change(pg_uuid_t *id, RoleScope *scope, LockedRow *row)
+begin_change(const char *function, pg_uuid_t *id, RoleScope *scope, LockedRow *row)
 {
 	Datum		value = UUIDPGetDatum(id);
 	char	   *role;
@@ -106,6 +107,8 @@ begin_change(pg_uuid_t *id, RoleScope *scope, LockedRow *row)
 	Datum		key;
 	Oid			owner;
 
+	PreventCommandDuringRecovery(psprintf("cqrs.%s()", function));
+	cqrs_entity_lock_refuse_effect(function);
 	cqrs_role_enter(scope, cqrs_catalog_extension_owner());
 	SPI_connect();
 	if (cqrs_statement_write(&lock_statement, &value, NULL) == 0)

@@ -21,6 +21,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
@@ -37,6 +38,7 @@
 #include "worker_process.h"
 
 #define COMMAND_TIMEOUT_MS	60000
+#define LOCK_TIMEOUT	"500ms" /* transfers wait meanwhile */
 
 /* The row of a delivery whose command is due. */
 typedef struct Reply
@@ -72,9 +74,10 @@ static Statement sent_statement = {
 
 static Statement failed_statement = {
 	.sql = "UPDATE cqrs.outbox SET state = $2, settled_at = CASE WHEN $2 <> 'answered' THEN $3 END, next_attempt_at = $4,"
-	" reply_attempt = reply_attempt + 1, last_error = $5 WHERE id = $1 AND state = 'answered'",
-	.nargs = 5,
-	.argtypes = {UUIDOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID}
+	" reply_attempt = $6, last_error = $5 WHERE id = (SELECT id FROM cqrs.outbox WHERE id = $1 AND state = 'answered'"
+	" FOR UPDATE SKIP LOCKED)",
+	.nargs = 6,
+	.argtypes = {UUIDOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, INT4OID}
 };
 
 static bool take_due(Reply *reply, MemoryContext context);
@@ -106,6 +109,9 @@ cqrs_outbox_reply_send(void)
 		MemoryContextSwitchTo(context);
 	}
 	PG_END_TRY();
+	/* Until now: the commit runs deferred triggers. */
+	disable_timeout(STATEMENT_TIMEOUT, false);
+	QueryCancelPending = false;
 	if (reply->as_sender)
 	{
 		if (error == NULL)
@@ -172,9 +178,9 @@ deliver(Reply *reply)
 	SPI_finish();
 	cqrs_role_leave(&reply->own);
 	reply->as_sender = true;
+	(void) set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 	enable_timeout_after(STATEMENT_TIMEOUT, COMMAND_TIMEOUT_MS);
 	cqrs_command_deliver(&reply->command, &reply->sender);
-	disable_timeout(STATEMENT_TIMEOUT, false);
 	/* Others act on events. */
 	if (cqrs_position_held_by_me())
 		ForceSyncCommit();
@@ -182,12 +188,13 @@ deliver(Reply *reply)
 	CommitTransactionCommand();
 }
 
-/* The command was not sent. */
+/* The command was not sent. An error of the system's is no attempt; a row that somebody has locked is left as it is. */
 static void
 note_failure(const Reply *reply, const ErrorData *error)
 {
 	bool		rejected = error->sqlerrcode == CQRS_COMMAND_REJECTED;
-	bool		again = !rejected && reply->attempt < reply->max_attempts;
+	bool		systems = cqrs_worker_error_is_systems(error) && error->sqlerrcode != ERRCODE_QUERY_CANCELED;
+	bool		again = systems || (!rejected && reply->attempt < reply->max_attempts);
 	TimestampTz now = GetCurrentTimestamp();
 	RoleScope	scope;
 
@@ -201,7 +208,7 @@ note_failure(const Reply *reply, const ErrorData *error)
 			UUIDPGetDatum(&reply->id), CStringGetTextDatum(rejected ? "rejected" : again ? "answered" : "reply_failed"),
 			TimestampTzGetDatum(now),
 			TimestampTzGetDatum(TimestampTzPlusMilliseconds(now, cqrs_outbox_settle_delay_ms(reply->attempt))),
-			CStringGetTextDatum(error->message)
+			CStringGetTextDatum(error->message), Int32GetDatum(reply->attempt - (systems ? 1 : 0))
 		};
 
 		(void) cqrs_statement_write(&failed_statement, values, NULL);

@@ -36,6 +36,8 @@
 #include "statement.h"
 #include "worker_error.h"
 
+#define MAX_BODY	(64 * 1024 * 1024)	/* a jsonb has no room for much more */
+
 /* What is known of an attempt. */
 typedef struct Outcome
 {
@@ -211,14 +213,15 @@ answer_of(const Delivery *delivery, const Outcome *outcome)
 	if (outcome->status > 0)
 	{
 		const HttpResponse *response = cqrs_service_http_response(delivery->transfer);
-		Jsonb	   *body = response->result == HTTP_ANSWERED ? cqrs_service_response_json(delivery->transfer) : NULL;
+		bool		whole = response->result == HTTP_ANSWERED && response->body_size <= MAX_BODY;
+		Jsonb	   *body = whole ? cqrs_service_response_json(delivery->transfer) : NULL;
 
 		push_number(&state, "status", outcome->status);
 		push_json(&state, "headers", cqrs_service_response_headers(delivery->transfer));
 		if (body)
 			push_json(&state, "body", body);
 		else
-			push_text(&state, "body", response->result == HTTP_ANSWERED ? text_body(response) : NULL);
+			push_text(&state, "body", whole ? text_body(response) : NULL);
 	}
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }

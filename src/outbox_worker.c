@@ -52,18 +52,20 @@
 #define PROBING_MS			250 /* somebody else makes the trial call */
 #define HELD_OPEN_MS		1000	/* no end is known */
 #define CLEAN_EVERY_MS		60000
+#define CLEAN_AT_ONCE		10000
 
 static Statement wanted_statement = {
 	.sql = "SELECT EXISTS (SELECT FROM cqrs.outbox WHERE state = 'claimed')"
 	" OR EXISTS (SELECT FROM cqrs.outbox WHERE state = 'answered')"
-	" OR EXISTS (SELECT FROM cqrs.outbox WHERE state = 'pending' AND NOT behind)",
+	" OR EXISTS (SELECT FROM cqrs.outbox WHERE state = 'pending' AND NOT behind)"
+	" OR EXISTS (SELECT FROM cqrs.outbox WHERE state = 'pending' AND ordering_key IS NOT NULL AND behind)",
 	.nargs = 0
 };
 
 static Statement clean_statement = {
 	.sql = "DELETE FROM cqrs.outbox WHERE ctid = ANY (ARRAY("
 	"SELECT ctid FROM cqrs.outbox WHERE state = 'delivered' AND settled_at < $1"
-	" ORDER BY settled_at LIMIT 10000 FOR UPDATE SKIP LOCKED))",
+	" ORDER BY settled_at LIMIT " CppAsString2(CLEAN_AT_ONCE) " FOR UPDATE SKIP LOCKED))",
 	.nargs = 1,
 	.argtypes = {TIMESTAMPTZOID}
 };
@@ -72,6 +74,8 @@ static List *in_flight = NIL;	/* of Delivery, in TopMemoryContext */
 static bool must_look = true;	/* at the table */
 static TimestampTz look_at = 0; /* at the latest; DT_NOEND: no time is known */
 static TimestampTz reply_at = 0;	/* when the next command is due */
+static TimestampTz reply_postponed_until = 0;	/* somebody has locked those
+												 * due */
 static TimestampTz cleaned_at = 0;
 static int	next_service = 0;
 
@@ -123,6 +127,8 @@ run(void)
 	for (;;)
 	{
 		cqrs_worker_process_check_orders();
+		/* A worker that is never idle tells autovacuum of its rows, too. */
+		pgstat_report_stat(false);
 		if (in_flight == NIL)
 			cqrs_worker_process_check();
 		if (do_work())
@@ -148,8 +154,15 @@ wait(void)
 	{
 		long		timeout_ms = wait_ms();
 
-		cqrs_worker_process_sleep(timeout_ms, timeout_ms < 0);
 		must_look = true;
+
+		/*
+		 * Then nothing was claimed, though something may be due; the next
+		 * check ends the worker.
+		 */
+		if (cqrs_worker_process_turn_is_over())
+			return;
+		cqrs_worker_process_sleep(timeout_ms, timeout_ms < 0);
 	}
 	while (!must_look && wait_ms() != 0)
 	{
@@ -180,7 +193,10 @@ do_work(void)
 
 	if (reply_at <= now)
 	{
-		any = cqrs_outbox_reply_send() || any;
+		if (cqrs_outbox_reply_send())
+			any = true;
+		else
+			reply_postponed_until = TimestampTzPlusMilliseconds(now, BUSY_MS);
 		must_look = true;
 	}
 	if (!must_look && look_at > now)
@@ -261,6 +277,7 @@ look(TimestampTz now)
 	{
 		List	   *services = cqrs_outbox_claim_services(&reply_at, &look_at);
 
+		reply_at = Max(reply_at, reply_postponed_until);
 		if (!cqrs_worker_process_turn_is_over())
 			claimed = claim_all(services, now);
 	}
@@ -294,10 +311,9 @@ claim_all(List *services, TimestampTz now)
 		{
 			if (service->due_at <= now && service->postponed_until <= now)
 			{
-				MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 				List	   *claimed = cqrs_outbox_claim_due(service, room, now);
+				MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
-				MemoryContextSwitchTo(TopMemoryContext);
 				all = list_concat(all, claimed);
 				MemoryContextSwitchTo(old);
 			}
@@ -417,15 +433,17 @@ static void
 clean(TimestampTz now)
 {
 	Datum		before = TimestampTzGetDatum(now - (int64) cqrs_outbox_retention_s * USECS_PER_SEC);
+	uint64		removed = 0;
 	RoleScope	scope;
 
 	if (!TimestampDifferenceExceeds(cleaned_at, now, CLEAN_EVERY_MS))
 		return;
-	cleaned_at = now;
 	cqrs_outbox_claim_begin(&scope);
 	if (OidIsValid(cqrs_catalog_relation("outbox")))
-		(void) cqrs_statement_write(&clean_statement, &before, NULL);
+		removed = cqrs_statement_write(&clean_statement, &before, NULL);
 	cqrs_outbox_claim_end(&scope);
+	if (removed < CLEAN_AT_ONCE)
+		cleaned_at = now;
 }
 
 /* Until something is due; -1: for ever. */

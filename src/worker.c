@@ -385,7 +385,11 @@ wake_or_request(void)
 	if (unknown)
 		request_look();
 	else
+	{
 		wake_kinds(kinds_to_wake);
+		if (pg_atomic_read_u32(&cqrs_worker_shared->resting) > 0)
+			wake_resting();
+	}
 }
 
 /* The database of this session has work, but its workers gave their slots back. */
