@@ -35,6 +35,7 @@ keeps_order();
 is_fair();
 waits_for_breaker();
 replies();
+out_of_the_way();
 gives_up();
 survives();
 survives_under_load();
@@ -219,6 +220,28 @@ sub replies
 }
 
 # With the rights that the role has then.
+# A command to an entity that somebody has locked does not hold back others, uses no attempt, and is sent when it can be.
+sub out_of_the_way
+{
+	my $psql = $node->background_psql('postgres', on_error_stop => 0);
+	$psql->query_safe("BEGIN; SELECT cqrs.send('Order', 'w-1', 'Confirm')");
+	my $id = reply('/status/200', 'w-1', 'Confirm');
+	my $discarded = reply('/status/200', 'w-1', 'Confirm');
+	becomes("count(*) = 2 FROM cqrs.outbox WHERE state = 'answered' AND last_error IS NOT NULL AND reply_attempt = 0",
+		'commands that wait for a lock are put off');
+	my $other = reply('/status/200', 'w-2', 'Confirm');
+	becomes("state = 'delivered' FROM cqrs.outbox WHERE id = '$other'", 'others are sent meanwhile');
+	$psql->query_safe("SELECT cqrs.discard_outbox('$discarded')");
+	$other = reply('/status/200', 'w-3', 'Confirm');
+	becomes("state = 'delivered' FROM cqrs.outbox WHERE id = '$other'", 'also while somebody discards one');
+	$psql->query_safe('COMMIT');
+	becomes("state = 'delivered' AND reply_attempt = 1 FROM cqrs.outbox WHERE id = '$id'", 'it is sent when the lock is gone');
+	is(query("SELECT count(*) FROM cqrs.history('Order', 'w-1')"), 2, 'and the discarded one is not');
+	$psql->quit;
+	clear();
+	return;
+}
+
 sub gives_up
 {
 	query("CREATE ROLE one; CREATE ROLE two; GRANT USAGE ON FOREIGN SERVER a TO one, two; GRANT EXECUTE ON FUNCTION cqrs.enqueue, cqrs.retry_outbox TO one, two");
