@@ -37,21 +37,9 @@ CREATE FUNCTION blocked(event cqrs.event) RETURNS void LANGUAGE sql AS $$ SELECT
 SELECT cqrs.create_projection('status busy', 'blocked', entity_types => '{StatusBusy}', start_position => NULL, tables => '{made}', batch_size => 1);
 SELECT put('StatusBusy', '1', 'X', 'X');
 SELECT cqrs.wait_for_projection('status busy') > 0;
-CREATE FUNCTION wait_until(condition text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    met boolean;
-BEGIN
-    FOR i IN 1 .. 3000 LOOP
-        PERFORM pg_stat_clear_snapshot();
-        EXECUTE 'SELECT ' || condition INTO met;
-        IF met THEN
-            RETURN 'met';
-        END IF;
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-    RETURN 'still not met';
-END
-$$;
+\getenv folder PG_ABS_SRCDIR
+\set wait_until :folder '/test/wait_until.sql'
+\i :wait_until
 SELECT pg_advisory_lock(1000003);
 SELECT put('StatusBusy', '1', 'X');
 SELECT wait_until($$ EXISTS (SELECT FROM cqrs.projection_status s JOIN pg_stat_activity a ON a.pid = s.worker

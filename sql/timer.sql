@@ -15,21 +15,9 @@ REVOKE EXECUTE ON FUNCTION note FROM PUBLIC;
 SELECT cqrs.create_entity('Timer');
 SELECT cqrs.on_command('Timer', c, 'note') FROM unnest('{Note, Refuse, Divide}'::text[]) c;
 SELECT cqrs.on_event('Timer', '*', 'cqrs.merge');
-CREATE FUNCTION wait_until(condition text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    met boolean;
-BEGIN
-    FOR i IN 1 .. 6000 LOOP
-        PERFORM pg_stat_clear_snapshot();
-        EXECUTE 'SELECT ' || condition INTO met;
-        IF met THEN
-            RETURN 'met';
-        END IF;
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-    RETURN 'still not met';
-END
-$$;
+\getenv folder PG_ABS_SRCDIR
+\set wait_until :folder '/test/wait_until.sql'
+\i :wait_until
 CREATE VIEW timers AS SELECT entity_id, state, command_type, attempts > 0 AS tried, last_sqlstate, last_error FROM cqrs.timer_status ORDER BY entity_id;
 CREATE VIEW workers AS SELECT backend_type FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'pg_cqrs timer worker';
 

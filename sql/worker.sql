@@ -7,21 +7,9 @@ CREATE TABLE seen (version bigint);
 CREATE FUNCTION handler(event cqrs.event) RETURNS void LANGUAGE sql AS $$ INSERT INTO worker_test.seen VALUES ((event).version) $$;
 CREATE VIEW workers AS SELECT backend_type, usename IS NULL OR usename = session_user AS super, count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND backend_type LIKE 'pg_cqrs%' GROUP BY 1, 2;
-CREATE FUNCTION wait_until(condition text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    met boolean;
-BEGIN
-    FOR i IN 1 .. 3000 LOOP
-        PERFORM pg_stat_clear_snapshot();
-        EXECUTE 'SELECT ' || condition INTO met;
-        IF met THEN
-            RETURN 'met';
-        END IF;
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-    RETURN 'still not met';
-END
-$$;
+\getenv folder PG_ABS_SRCDIR
+\set wait_until :folder '/test/wait_until.sql'
+\i :wait_until
 CREATE FUNCTION put() RETURNS bigint LANGUAGE sql AS $$ SELECT (cqrs.append('Worker', '1', ARRAY[cqrs.new_event('X', '{}')])).version $$;
 
 -- One launcher for all databases; no worker stays where there is no projection, or only a sync one.

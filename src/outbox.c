@@ -42,18 +42,10 @@
 #define LOCKTAG_ORDERING_KEY	0x4353	/* field4 of the tag; see
 										 * entity_lock.c */
 
-/* The arguments of cqrs.enqueue */
+/* The arguments of cqrs.enqueue after those of all calls */
 enum
 {
-	ARG_SERVICE,
-	ARG_METHOD,
-	ARG_PATH,
-	ARG_BODY,
-	ARG_BODY_TEXT,
-	ARG_BODY_BYTES,
-	ARG_QUERY,
-	ARG_HEADERS,
-	ARG_ORDERING_KEY,
+	ARG_ORDERING_KEY = CALL_ARGUMENTS,
 	ARG_ENTITY_TYPE,
 	ARG_ENTITY_ID,
 	ARG_REPLY_COMMAND,
@@ -74,8 +66,7 @@ static Statement enqueue_statement = {
 
 static const WorkerKind *worker_kind = NULL;
 
-static void take_call(FunctionCallInfo fcinfo, ServiceCall *call);
-static void check_call(const char *service, const ServiceCall *call);
+static void check_call(const ServiceCall *call);
 static void check_commands(FunctionCallInfo fcinfo, const RoleScope *scope);
 static int	max_attempts_argument(FunctionCallInfo fcinfo);
 static text *ordering_key_argument(FunctionCallInfo fcinfo);
@@ -105,9 +96,11 @@ cqrs_enqueue(PG_FUNCTION_ARGS)
 
 	PreventCommandDuringRecovery("cqrs.enqueue()");
 	cqrs_entity_lock_refuse_effect("enqueue");
-	take_call(fcinfo, &call);
+	cqrs_service_request_take_call(fcinfo, &call);
+	/* Any will do: what is checked is that the headers have none. */
+	call.idempotency_key = "id";
 	key = ordering_key_argument(fcinfo);
-	check_call(text_to_cstring(PG_GETARG_TEXT_PP(ARG_SERVICE)), &call);
+	check_call(&call);
 	if (!pg_strong_random(id->data, UUID_LEN))
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
@@ -119,7 +112,7 @@ cqrs_enqueue(PG_FUNCTION_ARGS)
 	check_commands(fcinfo, &scope);
 	cqrs_identity_warn_if_held();
 	if (key)
-		lock_key(text_to_cstring(PG_GETARG_TEXT_PP(ARG_SERVICE)), key);
+		lock_key(call.service, key);
 	insert(fcinfo, id, &call, &scope);
 	cqrs_role_leave(&scope);
 	cqrs_outbox_wake_at_commit();
@@ -128,27 +121,11 @@ cqrs_enqueue(PG_FUNCTION_ARGS)
 
 /* ---- arguments ---- */
 
-static void
-take_call(FunctionCallInfo fcinfo, ServiceCall *call)
-{
-	if (PG_ARGISNULL(ARG_SERVICE) || PG_ARGISNULL(ARG_METHOD) || PG_ARGISNULL(ARG_PATH))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("service, method and path must not be NULL")));
-	call->method = text_to_cstring(PG_GETARG_TEXT_PP(ARG_METHOD));
-	call->path = text_to_cstring(PG_GETARG_TEXT_PP(ARG_PATH));
-	call->query = PG_ARGISNULL(ARG_QUERY) ? NULL : PG_GETARG_JSONB_P(ARG_QUERY);
-	call->headers = PG_ARGISNULL(ARG_HEADERS) ? NULL : PG_GETARG_JSONB_P(ARG_HEADERS);
-	/* Any will do: what is checked is that the headers have none. */
-	call->idempotency_key = "id";
-	cqrs_service_request_take_body(fcinfo, ARG_BODY, call);
-}
-
 /* The errors that the call would have for its caller. */
 static void
-check_call(const char *service, const ServiceCall *call)
+check_call(const ServiceCall *call)
 {
-	(void) cqrs_service_request_build(cqrs_service_options_load(service, GetUserId()), call);
+	(void) cqrs_service_request_build(cqrs_service_options_load(call->service, GetUserId()), call);
 }
 
 /* An entity, and that the caller may send it what may have to be sent. */
@@ -224,12 +201,12 @@ insert(FunctionCallInfo fcinfo, const pg_uuid_t *id, const ServiceCall *call, co
 	namestrcpy(&role, GetUserNameFromId(scope->caller, false));
 	memset(nulls, ' ', sizeof(nulls));
 	values[0] = UUIDPGetDatum(id);
-	values[1] = PG_GETARG_DATUM(ARG_SERVICE);
+	values[1] = PG_GETARG_DATUM(CALL_SERVICE);
 	values[2] = NameGetDatum(&role);
-	values[3] = PG_GETARG_DATUM(ARG_METHOD);
-	values[4] = PG_GETARG_DATUM(ARG_PATH);
-	values[5] = PG_GETARG_DATUM(ARG_QUERY);
-	values[6] = PG_GETARG_DATUM(ARG_HEADERS);
+	values[3] = PG_GETARG_DATUM(CALL_METHOD);
+	values[4] = PG_GETARG_DATUM(CALL_PATH);
+	values[5] = PG_GETARG_DATUM(CALL_QUERY);
+	values[6] = PG_GETARG_DATUM(CALL_HEADERS);
 	nulls[7] = nulls[8] = call->content_type ? ' ' : 'n';
 	values[7] = call->content_type ? CStringGetTextDatum(call->content_type) : (Datum) 0;
 	values[8] = PointerGetDatum(body);
@@ -238,8 +215,8 @@ insert(FunctionCallInfo fcinfo, const pg_uuid_t *id, const ServiceCall *call, co
 		values[arg + 1] = PG_GETARG_DATUM(arg);
 		nulls[arg + 1] = PG_ARGISNULL(arg) ? 'n' : ' ';
 	}
-	nulls[5] = PG_ARGISNULL(ARG_QUERY) ? 'n' : ' ';
-	nulls[6] = PG_ARGISNULL(ARG_HEADERS) ? 'n' : ' ';
+	nulls[5] = PG_ARGISNULL(CALL_QUERY) ? 'n' : ' ';
+	nulls[6] = PG_ARGISNULL(CALL_HEADERS) ? 'n' : ' ';
 	values[14] = Int32GetDatum(max_attempts_argument(fcinfo));
 	values[15] = TimestampTzGetDatum(now);
 	values[16] = CStringGetTextDatum(cqrs_traceparent);

@@ -30,6 +30,9 @@
 #include "projection_offset.h"
 #include "statement.h"
 
+/* The first parameters of the statements that park. */
+#define PARKED_VALUES	8
+
 static Statement lease_by_place_statement = {
 	.sql = "SELECT ctid, next_slice, position, replay_until, revision, parked FROM cqrs.projection_offset"
 	" WHERE ctid = $3 AND slice = $2 AND projection = $1 FOR UPDATE SKIP LOCKED",
@@ -66,14 +69,14 @@ static Statement advance_statement = {
 
 static Statement park_statement = {
 	.sql = "INSERT INTO cqrs.parked_entity AS k (projection, slice, entity_type, entity_id, position,"
-	" sqlstate, error, attempts, first_failed_at, last_failed_at, replay_until)"
+	" sqlstate, error, last_failed_at, attempts, first_failed_at, replay_until)"
 	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (slice, projection, entity_type, entity_id)"
 	" DO UPDATE SET replay_until = greatest(k.replay_until, k.position - 1), position = excluded.position, sqlstate = excluded.sqlstate, error = excluded.error,"
 	" attempts = excluded.attempts, first_failed_at = excluded.first_failed_at,"
 	" last_failed_at = excluded.last_failed_at, retry = false RETURNING xmax = 0",
-	.nargs = 11,
+	.nargs = PARKED_VALUES + 3,
 	.argtypes = {
-		TEXTOID, INT4OID, TEXTOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID
+		TEXTOID, INT4OID, TEXTOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID, INT8OID
 	}
 };
 
@@ -82,7 +85,7 @@ static Statement park_again_statement = {
 	" attempts = CASE WHEN position = $5 THEN attempts + 1 ELSE 1 END,"
 	" first_failed_at = CASE WHEN position = $5 AND attempts > 0 THEN first_failed_at ELSE $8 END,"
 	" last_failed_at = $8, retry = false WHERE slice = $2 AND projection = $1 AND entity_type = $3 AND entity_id = $4",
-	.nargs = 8,
+	.nargs = PARKED_VALUES,
 	.argtypes = {TEXTOID, INT4OID, TEXTOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TIMESTAMPTZOID}
 };
 
@@ -99,6 +102,7 @@ static Statement stop_statement = {
 	.argtypes = {TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}
 };
 
+static void fill_parked(const ProjectionOffset *offset, const FailedEvent *failed, Datum *values);
 static void deform_event(Datum event, Datum *attributes);
 static void take_row(ProjectionOffset *offset);
 
@@ -170,21 +174,12 @@ cqrs_projection_offset_advance(ProjectionOffset *offset, const Advance *advance)
 bool
 cqrs_projection_offset_park(const ProjectionOffset *offset, const FailedEvent *failed)
 {
-	Datum		attributes[EVENT_ATTRIBUTES];
-	Datum		values[11];
+	Datum		values[PARKED_VALUES + 3];
 
-	deform_event(failed->event, attributes);
-	values[0] = PointerGetDatum(offset->projection);
-	values[1] = attributes[EVENT_SLICE - 1];
-	values[2] = attributes[EVENT_ENTITY_TYPE - 1];
-	values[3] = attributes[EVENT_ENTITY_ID - 1];
-	values[4] = Int64GetDatum(failed->position);
-	values[5] = CStringGetTextDatum(failed->sqlstate);
-	values[6] = CStringGetTextDatum(failed->error);
-	values[7] = Int32GetDatum(failed->attempts);
-	values[8] = TimestampTzGetDatum(failed->first_failed_at);
-	values[9] = TimestampTzGetDatum(GetCurrentTimestamp());
-	values[10] = Int64GetDatum(failed->replay_until);
+	fill_parked(offset, failed, values);
+	values[PARKED_VALUES] = Int32GetDatum(failed->attempts);
+	values[PARKED_VALUES + 1] = TimestampTzGetDatum(failed->first_failed_at);
+	values[PARKED_VALUES + 2] = Int64GetDatum(failed->replay_until);
 	(void) cqrs_statement_write(&park_statement, values, NULL);
 	return DatumGetBool(cqrs_statement_column(0, 1, NULL));
 }
@@ -193,18 +188,9 @@ cqrs_projection_offset_park(const ProjectionOffset *offset, const FailedEvent *f
 void
 cqrs_projection_offset_park_again(const ProjectionOffset *offset, const FailedEvent *failed)
 {
-	Datum		attributes[EVENT_ATTRIBUTES];
-	Datum		values[8];
+	Datum		values[PARKED_VALUES];
 
-	deform_event(failed->event, attributes);
-	values[0] = PointerGetDatum(offset->projection);
-	values[1] = attributes[EVENT_SLICE - 1];
-	values[2] = attributes[EVENT_ENTITY_TYPE - 1];
-	values[3] = attributes[EVENT_ENTITY_ID - 1];
-	values[4] = Int64GetDatum(failed->position);
-	values[5] = CStringGetTextDatum(failed->sqlstate);
-	values[6] = CStringGetTextDatum(failed->error);
-	values[7] = TimestampTzGetDatum(GetCurrentTimestamp());
+	fill_parked(offset, failed, values);
 	(void) cqrs_statement_write(&park_again_statement, values, NULL);
 }
 
@@ -228,6 +214,23 @@ cqrs_projection_offset_stop(text *projection, const char *sqlstate, const char *
 
 	(void) cqrs_statement_write(&stop_statement, values, NULL);
 	cqrs_projection_registry_changed();
+}
+
+/* What both statements say of the entity: PARKED_VALUES. */
+static void
+fill_parked(const ProjectionOffset *offset, const FailedEvent *failed, Datum *values)
+{
+	Datum		attributes[EVENT_ATTRIBUTES];
+
+	deform_event(failed->event, attributes);
+	values[0] = PointerGetDatum(offset->projection);
+	values[1] = attributes[EVENT_SLICE - 1];
+	values[2] = attributes[EVENT_ENTITY_TYPE - 1];
+	values[3] = attributes[EVENT_ENTITY_ID - 1];
+	values[4] = Int64GetDatum(failed->position);
+	values[5] = CStringGetTextDatum(failed->sqlstate);
+	values[6] = CStringGetTextDatum(failed->error);
+	values[7] = TimestampTzGetDatum(GetCurrentTimestamp());
 }
 
 /* The attributes that name the event's entity are never NULL. */

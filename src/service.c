@@ -31,25 +31,15 @@
 #include "service_response.h"
 #include "settings.h"
 
-/* The arguments of cqrs.call */
+/* The arguments of cqrs.call after those of all calls */
 enum
 {
-	ARG_SERVICE,
-	ARG_METHOD,
-	ARG_PATH,
-	ARG_BODY,
-	ARG_BODY_TEXT,
-	ARG_BODY_BYTES,
-	ARG_QUERY,
-	ARG_HEADERS,
-	ARG_IDEMPOTENCY_KEY,
+	ARG_IDEMPOTENCY_KEY = CALL_ARGUMENTS,
 	ARG_TIMEOUT
 };
 
 static void refuse_after_append(void);
-static void take_arguments(FunctionCallInfo fcinfo, ServiceCall *call);
-static char *text_argument(FunctionCallInfo fcinfo, int arg);
-static int	timeout_argument(FunctionCallInfo fcinfo, int arg);
+static int	timeout_argument(FunctionCallInfo fcinfo);
 static const HttpResponse *wait_for_answer(HttpTransfer *transfer);
 static void raise_failure(const ServiceOptions *options, const ServiceCall *call, const HttpResponse *response);
 static Datum build_row(FunctionCallInfo fcinfo, const HttpTransfer *transfer);
@@ -68,8 +58,11 @@ cqrs_call(PG_FUNCTION_ARGS)
 
 	cqrs_entity_lock_refuse_effect("call");
 	refuse_after_append();
-	take_arguments(fcinfo, &call);
-	options = cqrs_service_options_load(text_argument(fcinfo, ARG_SERVICE), GetUserId());
+	cqrs_service_request_take_call(fcinfo, &call);
+	if (!PG_ARGISNULL(ARG_IDEMPOTENCY_KEY))
+		call.idempotency_key = text_to_cstring(PG_GETARG_TEXT_PP(ARG_IDEMPOTENCY_KEY));
+	call.timeout_ms = timeout_argument(fcinfo);
+	options = cqrs_service_options_load(call.service, GetUserId());
 	request = cqrs_service_request_build(options, &call);
 	permit = cqrs_service_breaker_admit(options, BREAKER_OF_TRANSACTION, &rejection);
 	if (permit == NULL)
@@ -111,47 +104,21 @@ refuse_after_append(void)
 				 errhint("Call first, or commit first.")));
 }
 
-/* ---- arguments ---- */
-
-static void
-take_arguments(FunctionCallInfo fcinfo, ServiceCall *call)
-{
-	if (PG_ARGISNULL(ARG_SERVICE) || PG_ARGISNULL(ARG_METHOD) || PG_ARGISNULL(ARG_PATH))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("service, method and path must not be NULL")));
-	call->method = text_argument(fcinfo, ARG_METHOD);
-	call->path = text_argument(fcinfo, ARG_PATH);
-	call->query = PG_ARGISNULL(ARG_QUERY) ? NULL : PG_GETARG_JSONB_P(ARG_QUERY);
-	call->headers = PG_ARGISNULL(ARG_HEADERS) ? NULL : PG_GETARG_JSONB_P(ARG_HEADERS);
-	call->idempotency_key = text_argument(fcinfo, ARG_IDEMPOTENCY_KEY);
-	call->timeout_ms = timeout_argument(fcinfo, ARG_TIMEOUT);
-	cqrs_service_request_take_body(fcinfo, ARG_BODY, call);
-}
-
-static char *
-text_argument(FunctionCallInfo fcinfo, int arg)
-{
-	return PG_ARGISNULL(arg) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(arg));
-}
-
 /* 0 if there is none. */
 static int
-timeout_argument(FunctionCallInfo fcinfo, int arg)
+timeout_argument(FunctionCallInfo fcinfo)
 {
 	double		timeout_ms;
 
-	if (PG_ARGISNULL(arg))
+	if (PG_ARGISNULL(ARG_TIMEOUT))
 		return 0;
-	timeout_ms = cqrs_duration_ms(PG_GETARG_INTERVAL_P(arg));
+	timeout_ms = cqrs_duration_ms(PG_GETARG_INTERVAL_P(ARG_TIMEOUT));
 	if (timeout_ms < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("timeout is less than a millisecond")));
 	return (int) Min(timeout_ms, INT_MAX);
 }
-
-/* ---- the call ---- */
 
 static const HttpResponse *
 wait_for_answer(HttpTransfer *transfer)

@@ -37,6 +37,7 @@ static const Method methods[] = {
 	{"DELETE", true, true, false},
 };
 
+static void take_body(FunctionCallInfo fcinfo, ServiceCall *call);
 static const Method *find_method(const char *name);
 static List *request_headers(const ServiceOptions *options, const ServiceCall *call);
 static List *mapped_headers(const ServiceOptions *options);
@@ -81,44 +82,20 @@ cqrs_service_request_build(const ServiceOptions *options, const ServiceCall *cal
 	return request;
 }
 
-/*
- * Takes the body of a SQL function's arguments: jsonb, text and bytea, in this
- * order.  They are three since overloads would take JSON for text.
- */
+/* Takes the arguments of a SQL function that all calls have. */
 void
-cqrs_service_request_take_body(FunctionCallInfo fcinfo, int arg, ServiceCall *call)
+cqrs_service_request_take_call(FunctionCallInfo fcinfo, ServiceCall *call)
 {
-	char	   *string = NULL;
-
-	if (!PG_ARGISNULL(arg) + !PG_ARGISNULL(arg + 1) + !PG_ARGISNULL(arg + 2) > 1)
+	if (PG_ARGISNULL(CALL_SERVICE) || PG_ARGISNULL(CALL_METHOD) || PG_ARGISNULL(CALL_PATH))
 		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("more than one of body, body_text and body_bytes is given")));
-	if (!PG_ARGISNULL(arg))
-	{
-		Jsonb	   *body = PG_GETARG_JSONB_P(arg);
-
-		string = JsonbToCString(NULL, &body->root, VARSIZE(body));
-		call->content_type = "application/json";
-	}
-	else if (!PG_ARGISNULL(arg + 1))
-	{
-		string = text_to_cstring(PG_GETARG_TEXT_PP(arg + 1));
-		call->content_type = "text/plain; charset=utf-8";
-	}
-	else if (!PG_ARGISNULL(arg + 2))
-	{
-		bytea	   *body = PG_GETARG_BYTEA_PP(arg + 2);
-
-		call->body = VARDATA_ANY(body);
-		call->body_size = VARSIZE_ANY_EXHDR(body);
-		call->content_type = "application/octet-stream";
-	}
-	if (string)
-	{
-		call->body = pg_server_to_any(string, strlen(string), PG_UTF8);
-		call->body_size = strlen(call->body);
-	}
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("service, method and path must not be NULL")));
+	call->service = text_to_cstring(PG_GETARG_TEXT_PP(CALL_SERVICE));
+	call->method = text_to_cstring(PG_GETARG_TEXT_PP(CALL_METHOD));
+	call->path = text_to_cstring(PG_GETARG_TEXT_PP(CALL_PATH));
+	call->query = PG_ARGISNULL(CALL_QUERY) ? NULL : PG_GETARG_JSONB_P(CALL_QUERY);
+	call->headers = PG_ARGISNULL(CALL_HEADERS) ? NULL : PG_GETARG_JSONB_P(CALL_HEADERS);
+	take_body(fcinfo, call);
 }
 
 BreakerOutcome
@@ -145,6 +122,42 @@ cqrs_service_request_error(const ServiceOptions *options, const HttpResponse *re
 	if (outcome == OUTCOME_SUCCESS || outcome == OUTCOME_NEUTRAL)
 		return NULL;
 	return response->result == HTTP_ANSWERED ? psprintf("status %d", response->status) : response->error;
+}
+
+static void
+take_body(FunctionCallInfo fcinfo, ServiceCall *call)
+{
+	char	   *string = NULL;
+
+	if (!PG_ARGISNULL(CALL_BODY) + !PG_ARGISNULL(CALL_BODY_TEXT) + !PG_ARGISNULL(CALL_BODY_BYTES) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("more than one of body, body_text and body_bytes is given")));
+	if (!PG_ARGISNULL(CALL_BODY))
+	{
+		Jsonb	   *body = PG_GETARG_JSONB_P(CALL_BODY);
+
+		string = JsonbToCString(NULL, &body->root, VARSIZE(body));
+		call->content_type = "application/json";
+	}
+	else if (!PG_ARGISNULL(CALL_BODY_TEXT))
+	{
+		string = text_to_cstring(PG_GETARG_TEXT_PP(CALL_BODY_TEXT));
+		call->content_type = "text/plain; charset=utf-8";
+	}
+	else if (!PG_ARGISNULL(CALL_BODY_BYTES))
+	{
+		bytea	   *body = PG_GETARG_BYTEA_PP(CALL_BODY_BYTES);
+
+		call->body = VARDATA_ANY(body);
+		call->body_size = VARSIZE_ANY_EXHDR(body);
+		call->content_type = "application/octet-stream";
+	}
+	if (string)
+	{
+		call->body = pg_server_to_any(string, strlen(string), PG_UTF8);
+		call->body_size = strlen(call->body);
+	}
 }
 
 static const Method *

@@ -11,8 +11,24 @@
 #include "service_breaker.h"
 #include "service_http.h"
 
+/* The first arguments of the SQL functions that take a call; their own come after. */
+typedef enum CallArgument
+{
+	CALL_SERVICE,
+	CALL_METHOD,
+	CALL_PATH,
+	CALL_BODY,					/* three since overloads would take JSON for
+								 * text */
+	CALL_BODY_TEXT,
+	CALL_BODY_BYTES,
+	CALL_QUERY,
+	CALL_HEADERS,
+	CALL_ARGUMENTS				/* how many */
+} CallArgument;
+
 typedef struct ServiceCall
 {
+	const char *service;
 	const char *method;
 	const char *path;
 	const char *content_type;	/* NULL: no body */
@@ -24,7 +40,7 @@ typedef struct ServiceCall
 	int			timeout_ms;		/* 0: as the service has it */
 } ServiceCall;
 
-extern void cqrs_service_request_take_body(FunctionCallInfo fcinfo, int arg, ServiceCall *call);
+extern void cqrs_service_request_take_call(FunctionCallInfo fcinfo, ServiceCall *call);
 
 /* In the current memory context; refers to the options and the call. */
 extern HttpRequest *cqrs_service_request_build(const ServiceOptions *options, const ServiceCall *call);
