@@ -18,6 +18,7 @@
 #include "executor/tuptable.h"
 #include "funcapi.h"
 #include "nodes/parsenodes.h"
+#include "utils/array.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -178,12 +179,29 @@ apply_one(Application *application, int i, Datum event, int64 position)
 	MemoryContextDelete(garbage);
 }
 
+/*
+ * The events themselves in the form in which arrays are worked with, not a flat
+ * copy of all of them: unnest and PL/pgSQL take it as it is, and who needs a
+ * flat one gets it made.  Read-only, since the batch is needed after an error.
+ */
 static Datum
 array_of(const EventBatch *batch)
 {
-	Oid			element = cqrs_catalog_type("event");
+	ExpandedArrayHeader *array =
+	construct_empty_expanded_array(cqrs_catalog_type("event"), CurrentMemoryContext, NULL);
+	MemoryContext own = array->hdr.eoh_context;
 
-	return PointerGetDatum(construct_array(batch->events, batch->count, element, -1, false, TYPALIGN_DOUBLE));
+	array->ndims = 1;
+	array->dims = MemoryContextAlloc(own, sizeof(int));
+	array->dims[0] = batch->count;
+	array->lbound = MemoryContextAlloc(own, sizeof(int));
+	array->lbound[0] = 1;
+	array->dvalues = MemoryContextAlloc(own, sizeof(Datum) * batch->count);
+	memcpy(array->dvalues, batch->events, sizeof(Datum) * batch->count);
+	array->dvalueslen = array->nelems = batch->count;
+	array->flat_size = 0;
+	array->fvalue = NULL;
+	return EOHPGetRODatum(&array->hdr);
 }
 
 /* SET CONSTRAINTS ALL IMMEDIATE */
