@@ -14,10 +14,10 @@ READ     = projection_registry projection_progress projection_settings \
            projection_forward projection_split projection_rebuild \
            projection_sync projection projection_control \
            projection_wait projection_worker projection_status
-OUTSIDE  = command_delivery service_url service_address service_wait service_http service_options \
+OUTSIDE  = command_delivery service_url service_address service_wait service_http service_signature service_options \
            service_latency service_breaker_state service_breaker service_control \
            service_request service_response service timer_queue timer_worker timer \
-           outbox_claim outbox_settle outbox_reply outbox outbox_control outbox_worker outbox_status
+           outbox_claim outbox_settle outbox_reply outbox_event outbox outbox_control outbox_worker outbox_status
 CONCEPTS = $(BASE) $(WRITE) monitor $(READ) $(OUTSIDE) access module
 
 MODULE_big = $(EXTENSION)

@@ -40,6 +40,22 @@ SELECT cqrs.enqueue('s', 'POST', reply_entity_type => 'outbox.Order', reply_enti
 \echo :SQLSTATE
 SELECT count(*) FROM cqrs.outbox;
 
+-- An event is a body, whose headers and ordering key come with it.
+CREATE FUNCTION outbox_event(entity_id text, event_type text DEFAULT 'Done') RETURNS cqrs.event LANGUAGE sql AS $$
+    SELECT ROW(7, 1, 'outbox.Order', entity_id, 2, event_type, 3, '{"amount": 5}', '{"secret": 1}', '2026-01-02 03:04:05.6+00')::cqrs.event $$;
+SELECT cqrs.enqueue('s', 'POST', body => '1', event => outbox_event('o-1'));
+SELECT cqrs.enqueue('s', 'POST', headers => '{"X-A": "1", "Ce-Id": "8"}', event => outbox_event('o-1'));
+SELECT cqrs.enqueue('s', 'POST', headers => '[]', event => outbox_event('o-1'));
+SELECT cqrs.enqueue('s', 'GET', event => outbox_event('o-1'));
+SELECT cqrs.enqueue('s', 'POST', event => outbox_event(NULL));
+BEGIN;
+SELECT cqrs.enqueue('s', 'POST', event => outbox_event('o-1')) IS NOT NULL;
+SELECT cqrs.enqueue('s', 'POST', headers => '{"X-A": "1"}', ordering_key => 'mine', event => outbox_event('100% "o"', 'Ge' || U&'\00e4' || 'ndert')) IS NOT NULL;
+SELECT cqrs.enqueue('s', 'POST', event => outbox_event(repeat('x', 2000))) IS NOT NULL;
+SELECT ordering_key, jsonb_pretty(headers - CASE WHEN length(ordering_key) > 20 THEN 'ce-subject' ELSE '' END) AS headers, content_type, convert_from(body, 'UTF8') AS body
+    FROM cqrs.outbox ORDER BY number;
+ROLLBACK;
+
 -- It takes EXECUTE on the function, USAGE on the server, and the right to send the commands.
 SET ROLE regress_outbox;
 SELECT cqrs.enqueue('s', 'POST');

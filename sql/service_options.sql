@@ -11,7 +11,7 @@ CREATE SERVER most FOREIGN DATA WRAPPER cqrs_http OPTIONS (
     max_response_size '2MB', sslrootcert '/etc/ssl/ca.crt', breaker 'off', max_failures '3', reset_timeout '1min',
     max_reset_timeout '1h', backoff_factor '2', jitter '0.2', failure_statuses '5xx, 429');
 CREATE USER MAPPING FOR PUBLIC SERVER most OPTIONS (
-    bearer_token 't', signing_secret 's', header_x_api_key 'k', "header_x-other" 'o', sslcert '/etc/ssl/c.crt', sslkey '/etc/ssl/c.key');
+    bearer_token 't', signing_secret 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw', header_x_api_key 'k', "header_x-other" 'o', sslcert '/etc/ssl/c.crt', sslkey '/etc/ssl/c.key');
 CREATE USER MAPPING FOR regress_services_user SERVER most OPTIONS (user 'u', password 'p:p');
 
 -- What a command raises; it leaves nothing behind. What is wrong with a URL is said. Neither a URL nor what is in a mapping is quoted.
@@ -53,11 +53,16 @@ SELECT options || E'\n  ' || try_server(options) FROM (VALUES
     ('url ''https://b'', backoff_factor ''0.5'''), ('url ''https://b'', backoff_factor ''NaN'''), ('url ''https://b'', jitter ''1.1'''), ('url ''https://b'', jitter ''x'''),
     ('url ''https://b'', breaker ''maybe'''), ('url ''https://b'', allow_http ''maybe'''), ('url ''https://b'', max_concurrency ''-1'''),
     ('url ''https://b'', failure_statuses '''''), ('url ''https://b'', failure_statuses ''6xx'''), ('url ''https://b'', failure_statuses ''5xx,,4xx'''),
+    ('url ''https://b'', event_source '''''), ('url ''https://b'', event_source ''/a b'''), ('url ''https://b'', event_source ''/ä'''), ('url ''https://b'', event_source ''urn:x:a%20b'''),
     ('url ''https://b'', failure_statuses ''teapot'''), ('url ''https://b'', sslrootcert ''''')) v (options);
 SELECT options || E'\n  ' || try_mapping(options) FROM (VALUES
     ('url ''https://b'''), ('bearer ''t'''), ('passwort ''t'''), ('bearer_token ''t'', user ''u'''), ('bearer_token '''''), ('bearer_token E''secret\r\nX-Evil: 1'''),
     ('user ''a:secret'''), ('header_host ''secret'''), ('"header_" ''secret'''), ('"header_a b" ''secret'''), ('header_x E''secret\nX-Evil: 1'''),
-    ('header_content_length ''1''')) v (options);
+    ('header_content_length ''1'''), ('signing_secret ''s'''), ('signing_secret '''''), ('signing_secret ''MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw'''),
+    ('signing_secret ''whsec_'''), ('signing_secret ''whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS='''), ('signing_secret ''whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLa!!'''),
+    ('signing_secret ''whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw  whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw'''),
+    ('signing_secret ''whsec_' || repeat('A', 88) || ''''), ('signing_secret ''whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw'', header_webhook_id ''1'''),
+    ('signing_secret ''whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw whsec_' || repeat('A', 84) || 'AA==''')) v (options);
 SELECT try('ALTER SERVER least OPTIONS (DROP url)');
 SELECT try('ALTER SERVER least OPTIONS (SET url ''http://billing.internal'')');
 SELECT try('ALTER SERVER least OPTIONS (ADD allow_http ''on'', SET url ''http://billing.internal'')');

@@ -24,8 +24,9 @@
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
 #include "utils/timestamp.h"
-#include "utils/uuid.h"
 
 #include "catalog.h"
 #include "command.h"
@@ -34,11 +35,13 @@
 #include "journal.h"
 #include "new_event.h"
 #include "outbox.h"
+#include "outbox_event.h"
 #include "service_options.h"
 #include "service_request.h"
 #include "settings.h"
 #include "statement.h"
 
+#define MAX_ORDERING_KEY		1024	/* bytes */
 #define LOCKTAG_ORDERING_KEY	0x4353	/* field4 of the tag; see
 										 * entity_lock.c */
 
@@ -50,7 +53,8 @@ enum
 	ARG_ENTITY_ID,
 	ARG_REPLY_COMMAND,
 	ARG_FAILURE_COMMAND,
-	ARG_MAX_ATTEMPTS
+	ARG_MAX_ATTEMPTS,
+	ARG_EVENT
 };
 
 static Statement enqueue_statement = {
@@ -66,12 +70,11 @@ static Statement enqueue_statement = {
 
 static const WorkerKind *worker_kind = NULL;
 
-static void check_call(const ServiceCall *call);
+static text *take_ordering_key(FunctionCallInfo fcinfo, const ServiceOptions *options, ServiceCall *call);
 static void check_commands(FunctionCallInfo fcinfo, const RoleScope *scope);
 static int	max_attempts_argument(FunctionCallInfo fcinfo);
-static text *ordering_key_argument(FunctionCallInfo fcinfo);
 static void lock_key(const char *service, text *key);
-static void insert(FunctionCallInfo fcinfo, const pg_uuid_t *id, const ServiceCall *call, const RoleScope *scope);
+static void insert(FunctionCallInfo fcinfo, Datum id, const ServiceCall *call, text *key, const RoleScope *scope);
 
 void
 cqrs_outbox_set_worker(const WorkerKind *kind)
@@ -89,8 +92,9 @@ PG_FUNCTION_INFO_V1(cqrs_enqueue);
 Datum
 cqrs_enqueue(PG_FUNCTION_ARGS)
 {
-	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
+	Datum		id = OidFunctionCall0(F_GEN_RANDOM_UUID);
 	ServiceCall call = {0};
+	ServiceOptions *options;
 	RoleScope	scope;
 	text	   *key;
 
@@ -99,33 +103,43 @@ cqrs_enqueue(PG_FUNCTION_ARGS)
 	cqrs_service_request_take_call(fcinfo, &call);
 	/* Any will do: what is checked is that the headers have none. */
 	call.idempotency_key = "id";
-	key = ordering_key_argument(fcinfo);
-	check_call(&call);
-	if (!pg_strong_random(id->data, UUID_LEN))
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not generate random values")));
-	id->data[6] = (id->data[6] & 0x0f) | 0x40;
-	id->data[8] = (id->data[8] & 0x3f) | 0x80;
+	options = cqrs_service_options_load(call.service, GetUserId());
+	key = take_ordering_key(fcinfo, options, &call);
+	/* The errors that the call would have for its caller. */
+	(void) cqrs_service_request_build(options, &call);
 
 	cqrs_role_enter(&scope, cqrs_catalog_extension_owner());
 	check_commands(fcinfo, &scope);
 	cqrs_identity_warn_if_held();
 	if (key)
 		lock_key(call.service, key);
-	insert(fcinfo, id, &call, &scope);
+	insert(fcinfo, id, &call, key, &scope);
 	cqrs_role_leave(&scope);
 	cqrs_outbox_wake_at_commit();
-	PG_RETURN_UUID_P(id);
+	PG_RETURN_DATUM(id);
 }
 
 /* ---- arguments ---- */
 
-/* The errors that the call would have for its caller. */
-static void
-check_call(const ServiceCall *call)
+/* That of an event, which becomes the call's body, is its entity, unless the caller has another one; or NULL. */
+static text *
+take_ordering_key(FunctionCallInfo fcinfo, const ServiceOptions *options, ServiceCall *call)
 {
-	(void) cqrs_service_request_build(cqrs_service_options_load(call->service, GetUserId()), call);
+	text	   *key = PG_ARGISNULL(ARG_ORDERING_KEY) ? NULL : PG_GETARG_TEXT_PP(ARG_ORDERING_KEY);
+
+	if (key && VARSIZE_ANY_EXHDR(key) > MAX_ORDERING_KEY)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("ordering_key is longer than %d bytes", MAX_ORDERING_KEY)));
+	if (!PG_ARGISNULL(ARG_EVENT))
+	{
+		text	   *entity = cstring_to_text(cqrs_outbox_event_take(PG_GETARG_DATUM(ARG_EVENT), options->event_source, call));
+
+		if (VARSIZE_ANY_EXHDR(entity) > MAX_ORDERING_KEY)
+			entity = DatumGetTextPP(DirectFunctionCall1(md5_text, PointerGetDatum(entity)));
+		key = key ? key : entity;
+	}
+	return key;
 }
 
 /* An entity, and that the caller may send it what may have to be sent. */
@@ -161,18 +175,6 @@ max_attempts_argument(FunctionCallInfo fcinfo)
 	return max_attempts;
 }
 
-static text *
-ordering_key_argument(FunctionCallInfo fcinfo)
-{
-	text	   *key = PG_ARGISNULL(ARG_ORDERING_KEY) ? NULL : PG_GETARG_TEXT_PP(ARG_ORDERING_KEY);
-
-	if (key && VARSIZE_ANY_EXHDR(key) > 1024)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("ordering_key is longer than 1024 bytes")));
-	return key;
-}
-
 /* ---- the order ---- */
 
 static void
@@ -187,7 +189,7 @@ lock_key(const char *service, text *key)
 }
 
 static void
-insert(FunctionCallInfo fcinfo, const pg_uuid_t *id, const ServiceCall *call, const RoleScope *scope)
+insert(FunctionCallInfo fcinfo, Datum id, const ServiceCall *call, text *key, const RoleScope *scope)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	NameData	role;
@@ -200,23 +202,25 @@ insert(FunctionCallInfo fcinfo, const pg_uuid_t *id, const ServiceCall *call, co
 		memcpy(VARDATA(body), call->body, call->body_size);
 	namestrcpy(&role, GetUserNameFromId(scope->caller, false));
 	memset(nulls, ' ', sizeof(nulls));
-	values[0] = UUIDPGetDatum(id);
+	values[0] = id;
 	values[1] = PG_GETARG_DATUM(CALL_SERVICE);
 	values[2] = NameGetDatum(&role);
 	values[3] = PG_GETARG_DATUM(CALL_METHOD);
 	values[4] = PG_GETARG_DATUM(CALL_PATH);
 	values[5] = PG_GETARG_DATUM(CALL_QUERY);
-	values[6] = PG_GETARG_DATUM(CALL_HEADERS);
+	values[6] = JsonbPGetDatum(call->headers);
 	nulls[7] = nulls[8] = call->content_type ? ' ' : 'n';
 	values[7] = call->content_type ? CStringGetTextDatum(call->content_type) : (Datum) 0;
 	values[8] = PointerGetDatum(body);
-	for (int arg = ARG_ORDERING_KEY; arg <= ARG_FAILURE_COMMAND; arg++)
+	for (int arg = ARG_ENTITY_TYPE; arg <= ARG_FAILURE_COMMAND; arg++)
 	{
 		values[arg + 1] = PG_GETARG_DATUM(arg);
 		nulls[arg + 1] = PG_ARGISNULL(arg) ? 'n' : ' ';
 	}
 	nulls[5] = PG_ARGISNULL(CALL_QUERY) ? 'n' : ' ';
-	nulls[6] = PG_ARGISNULL(CALL_HEADERS) ? 'n' : ' ';
+	nulls[6] = call->headers ? ' ' : 'n';
+	values[9] = PointerGetDatum(key);
+	nulls[9] = key ? ' ' : 'n';
 	values[14] = Int32GetDatum(max_attempts_argument(fcinfo));
 	values[15] = TimestampTzGetDatum(now);
 	values[16] = CStringGetTextDatum(cqrs_traceparent);

@@ -61,9 +61,10 @@ CREATE FUNCTION cqrs.enqueue(
     reply_entity_id text DEFAULT NULL,
     reply_command text DEFAULT NULL,
     failure_command text DEFAULT NULL,
-    max_attempts integer DEFAULT NULL
+    max_attempts integer DEFAULT NULL,
+    event cqrs.event DEFAULT NULL
 ) RETURNS uuid
     LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'cqrs_enqueue';
-COMMENT ON FUNCTION cqrs.enqueue(text, text, text, jsonb, text, bytea, jsonb, jsonb, text, text, text, text, text, integer) IS
-    'Has a background worker call a service once the transaction is committed, at least once, and returns the id of the delivery, which the service gets as Idempotency-Key, the same with each attempt. service, method, path, body, body_text, body_bytes, query and headers are those of cqrs.call. Deliveries of one ordering_key to one service are made one after the other, in the order of their commits; transactions that enqueue for the same key wait for each other. When the service has answered with a status of 200 to 299, reply_command is sent to the entity, exactly once; when the delivery was given up, failure_command is. max_attempts: cqrs.outbox_max_attempts if NULL. Needs USAGE on the server and EXECUTE on the handlers of the commands; delivers with the rights and credentials that the current role has then. Errors: QR003, QR004 no such entity type or command, 2F003 in an event handler, 22023, 22004, 42501, 42704.';
+COMMENT ON FUNCTION cqrs.enqueue(text, text, text, jsonb, text, bytea, jsonb, jsonb, text, text, text, text, text, integer, cqrs.event) IS
+    'Has a background worker call a service once the transaction is committed, at least once, and returns the id of the delivery, which the service gets as Idempotency-Key, the same with each attempt. service, method, path, body, body_text, body_bytes, query and headers are those of cqrs.call. event, instead of a body, is sent as a CloudEvent 1.0 in binary mode: its data is the body, headers that begin with ce- say the rest, and its entity is the ordering_key unless one is given. Deliveries of one ordering_key to one service are made one after the other, in the order of their commits; transactions that enqueue for the same key wait for each other. When the service has answered with a status of 200 to 299, reply_command is sent to the entity, exactly once; when the delivery was given up, failure_command is. max_attempts: cqrs.outbox_max_attempts if NULL. Needs USAGE on the server and EXECUTE on the handlers of the commands; delivers with the rights and credentials that the current role has then. Errors: QR003, QR004 no such entity type or command, 2F003 in an event handler, 22023, 22004, 42501, 42704.';

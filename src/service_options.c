@@ -33,6 +33,7 @@
 
 #include "compat.h"
 #include "service_options.h"
+#include "service_signature.h"
 #include "service_url.h"
 
 #define WRAPPER			"cqrs_http"
@@ -59,6 +60,8 @@ static bool take_count(const Option *option, DefElem *given, ServiceOptions *opt
 static bool take_real(const Option *option, DefElem *given, ServiceOptions *options, const char **hint);
 static bool take_mode(const Option *option, DefElem *given, ServiceOptions *options, const char **hint);
 static bool take_statuses(const Option *option, DefElem *given, ServiceOptions *options, const char **hint);
+static bool take_source(const Option *option, DefElem *given, ServiceOptions *options, const char **hint);
+static bool take_secrets(const Option *option, DefElem *given, ServiceOptions *options, const char **hint);
 static bool take_text(const Option *option, DefElem *given, ServiceOptions *options, const char **hint);
 static bool take_header(const Option *option, DefElem *given, ServiceOptions *options, const char **hint);
 
@@ -81,10 +84,11 @@ static const Option table[] = {
 	{"backoff_factor", SERVER, false, take_real, FIELD(backoff_factor), 1, 1000},
 	{"jitter", SERVER, false, take_real, FIELD(jitter), 0, 1},
 	{"failure_statuses", SERVER, false, take_statuses, FIELD(failure_statuses)},
+	{"event_source", SERVER, false, take_source, FIELD(event_source)},
 	{"bearer_token", MAPPING, false, take_text, FIELD(bearer_token)},
 	{"user", MAPPING, false, take_text, FIELD(user)},
 	{"password", MAPPING, false, take_text, FIELD(password)},
-	{"signing_secret", MAPPING, false, take_text, FIELD(signing_secret)},
+	{"signing_secret", MAPPING, false, take_secrets, FIELD(signing_secret)},
 	{"sslcert", MAPPING, true, take_text, FIELD(sslcert)},
 	{"sslkey", MAPPING, true, take_text, FIELD(sslkey)},
 	{HEADER_PREFIX "*", MAPPING, false, take_header, FIELD(headers)},
@@ -273,6 +277,7 @@ static void
 check_together(const ServiceOptions *options, Oid catalog)
 {
 	bool		is_https = false;
+	ListCell   *cell;
 
 	if (catalog == SERVER && options->url == NULL)
 		ereport(ERROR,
@@ -288,6 +293,15 @@ check_together(const ServiceOptions *options, Oid catalog)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("options \"bearer_token\" and \"user\" exclude each other")));
+	foreach(cell, options->headers)
+	{
+		const char *name = ((HttpField *) lfirst(cell))->name;
+
+		if (options->signing_secret && cqrs_service_signature_is_header(name))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("option \"signing_secret\" and the header \"%s\" exclude each other", name)));
+	}
 }
 
 /* Those of the role, else those of PUBLIC; a service may do without. */
@@ -433,6 +447,26 @@ take_statuses(const Option *option, DefElem *given, ServiceOptions *options, con
 	}
 	options->failure_statuses = statuses;
 	return true;
+}
+
+/* A reference to a URI, as CloudEvents wants it: its characters, and not empty. */
+static bool
+take_source(const Option *option, DefElem *given, ServiceOptions *options, const char **hint)
+{
+	static const char allowed[] = "-._~:/?#[]@!$&'()*+,;=%0123456789"
+	"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+
+	options->event_source = defGetString(given);
+	*hint = "It is a URI or a part of one, such as /billing.";
+	return options->event_source[0] && options->event_source[strspn(options->event_source, allowed)] == '\0';
+}
+
+static bool
+take_secrets(const Option *option, DefElem *given, ServiceOptions *options, const char **hint)
+{
+	options->signing_secret = defGetString(given);
+	*hint = "It is whsec_ and the base64 of 24 to 64 bytes; or several of these, with a space between.";
+	return cqrs_service_signature_check(options->signing_secret);
 }
 
 /* What goes into headers may not end a line. */

@@ -28,6 +28,7 @@ typedef struct ServiceOptions
 	int			max_concurrency;	/* 0: no limit */
 	int			max_response_size_kb;
 	const char *sslrootcert;
+	const char *event_source;	/* NULL: named after the database */
 	/* Breaker */
 	BreakerMode breaker;
 	int			max_failures;
@@ -40,7 +41,7 @@ typedef struct ServiceOptions
 	const char *bearer_token;
 	const char *user;
 	const char *password;
-	const char *signing_secret;
+	const char *signing_secret; /* or several; see service_signature.c */
 	const char *sslcert;
 	const char *sslkey;
 	List	   *headers;		/* of HttpField */

@@ -3,7 +3,7 @@
  *		What a caller asks of a service, as an HTTP request; what became of it.
  *
  * The credentials are those of the user mapping: a caller cannot replace a
- * header that comes from there.
+ * header that comes from there, its signature (service_signature.c) included.
  *
  * What a breaker learns: an answer is a success unless its status is one of the
  * failure_statuses; no answer is a failure; what we refused ourselves, an answer
@@ -13,9 +13,11 @@
 
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 
 #include "service_request.h"
+#include "service_signature.h"
 #include "settings.h"
 
 #define USER_AGENT	"pg_cqrs"
@@ -38,9 +40,11 @@ static const Method methods[] = {
 };
 
 static void take_body(FunctionCallInfo fcinfo, ServiceCall *call);
+static void set_text(char *text, const char *content_type, ServiceCall *call);
 static const Method *find_method(const char *name);
 static List *request_headers(const ServiceOptions *options, const ServiceCall *call);
-static List *mapped_headers(const ServiceOptions *options);
+static List *mapped_headers(const ServiceOptions *options, const ServiceCall *call);
+static List *signature_headers(const ServiceOptions *options, const ServiceCall *call);
 static List *fields_of(Jsonb *object, const char *what);
 static const char *text_of(const JsonbValue *value);
 static HttpField *find_field(List *fields, const char *name);
@@ -98,6 +102,12 @@ cqrs_service_request_take_call(FunctionCallInfo fcinfo, ServiceCall *call)
 	take_body(fcinfo, call);
 }
 
+void
+cqrs_service_request_set_json(Jsonb *body, ServiceCall *call)
+{
+	set_text(JsonbToCString(NULL, &body->root, VARSIZE(body)), "application/json", call);
+}
+
 BreakerOutcome
 cqrs_service_request_judge(const ServiceOptions *options, const HttpResponse *response)
 {
@@ -127,24 +137,14 @@ cqrs_service_request_error(const ServiceOptions *options, const HttpResponse *re
 static void
 take_body(FunctionCallInfo fcinfo, ServiceCall *call)
 {
-	char	   *string = NULL;
-
 	if (!PG_ARGISNULL(CALL_BODY) + !PG_ARGISNULL(CALL_BODY_TEXT) + !PG_ARGISNULL(CALL_BODY_BYTES) > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("more than one of body, body_text and body_bytes is given")));
 	if (!PG_ARGISNULL(CALL_BODY))
-	{
-		Jsonb	   *body = PG_GETARG_JSONB_P(CALL_BODY);
-
-		string = JsonbToCString(NULL, &body->root, VARSIZE(body));
-		call->content_type = "application/json";
-	}
+		cqrs_service_request_set_json(PG_GETARG_JSONB_P(CALL_BODY), call);
 	else if (!PG_ARGISNULL(CALL_BODY_TEXT))
-	{
-		string = text_to_cstring(PG_GETARG_TEXT_PP(CALL_BODY_TEXT));
-		call->content_type = "text/plain; charset=utf-8";
-	}
+		set_text(text_to_cstring(PG_GETARG_TEXT_PP(CALL_BODY_TEXT)), "text/plain; charset=utf-8", call);
 	else if (!PG_ARGISNULL(CALL_BODY_BYTES))
 	{
 		bytea	   *body = PG_GETARG_BYTEA_PP(CALL_BODY_BYTES);
@@ -153,11 +153,15 @@ take_body(FunctionCallInfo fcinfo, ServiceCall *call)
 		call->body_size = VARSIZE_ANY_EXHDR(body);
 		call->content_type = "application/octet-stream";
 	}
-	if (string)
-	{
-		call->body = pg_server_to_any(string, strlen(string), PG_UTF8);
-		call->body_size = strlen(call->body);
-	}
+}
+
+/* In UTF-8, which is what goes over the network. */
+static void
+set_text(char *text, const char *content_type, ServiceCall *call)
+{
+	call->body = pg_server_to_any(text, strlen(text), PG_UTF8);
+	call->body_size = strlen(call->body);
+	call->content_type = content_type;
 }
 
 static const Method *
@@ -176,7 +180,7 @@ find_method(const char *name)
 static List *
 request_headers(const ServiceOptions *options, const ServiceCall *call)
 {
-	List	   *mapped = mapped_headers(options);
+	List	   *mapped = mapped_headers(options, call);
 	List	   *headers = fields_of(call->headers, "headers");
 	ListCell   *cell;
 
@@ -210,13 +214,26 @@ request_headers(const ServiceOptions *options, const ServiceCall *call)
 }
 
 static List *
-mapped_headers(const ServiceOptions *options)
+mapped_headers(const ServiceOptions *options, const ServiceCall *call)
 {
 	List	   *headers = list_copy(options->headers);
 
 	if (options->bearer_token)
 		headers = add_field(headers, "Authorization", psprintf("Bearer %s", options->bearer_token));
+	if (options->signing_secret)
+		headers = list_concat(headers, signature_headers(options, call));
 	return headers;
+}
+
+/* Known by the idempotency key, so that all attempts have one id. */
+static List *
+signature_headers(const ServiceOptions *options, const ServiceCall *call)
+{
+	const char *id = call->idempotency_key;
+
+	if (id == NULL)
+		id = DatumGetCString(DirectFunctionCall1(uuid_out, OidFunctionCall0(F_GEN_RANDOM_UUID)));
+	return cqrs_service_signature_headers(options->signing_secret, id, call->body, call->content_type ? call->body_size : 0);
 }
 
 /*
@@ -254,7 +271,7 @@ fields_of(Jsonb *object, const char *what)
 	return fields;
 }
 
-/* In UTF-8, which is what goes over the network. */
+/* In UTF-8, too. */
 static const char *
 text_of(const JsonbValue *value)
 {

@@ -41,6 +41,7 @@ typedef struct ServiceCall
 } ServiceCall;
 
 extern void cqrs_service_request_take_call(FunctionCallInfo fcinfo, ServiceCall *call);
+extern void cqrs_service_request_set_json(Jsonb *body, ServiceCall *call);
 
 /* In the current memory context; refers to the options and the call. */
 extern HttpRequest *cqrs_service_request_build(const ServiceOptions *options, const ServiceCall *call);

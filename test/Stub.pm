@@ -27,16 +27,32 @@ sub tls_port { return $_[0]{tls_port} }
 sub mode
 {
 	my ($self, $path) = @_;
-	my $file = "$self->{folder}/mode";
+
+	return $self->write('mode', $path);
+}
+
+# By what /signed wants requests to be signed.
+sub secret
+{
+	my ($self, $secret) = @_;
+
+	return $self->write('secret', $secret);
+}
+
+sub write
+{
+	my ($self, $name, $line) = @_;
+	my $file = "$self->{folder}/$name";
 
 	open my $handle, '>', "$file.new" or die "cannot write $file.new: $!";
-	print $handle "$path\n";
+	print $handle "$line\n";
 	close $handle;
 	rename "$file.new", $file or die "cannot rename $file.new: $!";
 	return;
 }
 
-# The requests it got since it was asked last: [connection, method, target, idempotency key].
+# The requests it got since it was asked last: [connection, method, target, idempotency key,
+# webhook-id, webhook-timestamp].
 sub requests
 {
 	my ($self) = @_;
