@@ -82,7 +82,7 @@ cqrs_send(PG_FUNCTION_ARGS)
 	cqrs_journal_ensure();
 	cqrs_identity_warn_if_held();
 
-	cqrs_role_enter(&scope, cqrs_catalog_extension_owner());
+	cqrs_role_enter_bare(&scope, cqrs_catalog_extension_owner());
 	find_entity(&command, &scope);
 	handle(&command, &scope, &receipt);
 	cqrs_role_leave(&scope);
@@ -192,7 +192,7 @@ handle(Command *command, const RoleScope *scope, Receipt *receipt)
 	LastEvent	last;
 	Effect		effect;
 
-	cqrs_journal_begin_write(key, scope, &last);
+	cqrs_journal_begin_write(key, scope, cqrs_state_cache_version(key), &last);
 	/* Who waited goes by what is registered now. */
 	find_entity(command, scope);
 	if (command->command_id &&

@@ -19,6 +19,22 @@
 #include "varatt.h"
 #endif
 
+/* A scan of an index by some keys. */
+#if PG_VERSION_NUM >= 180000
+#define cqrs_index_beginscan(heap, index, snapshot, keys) index_beginscan((heap), (index), (snapshot), NULL, (keys), 0)
+#else
+#define cqrs_index_beginscan(heap, index, snapshot, keys) index_beginscan((heap), (index), (snapshot), (keys), 0)
+#endif
+
+/* The entries of a new row in all indexes of its table. */
+#if PG_VERSION_NUM >= 160000
+#define cqrs_insert_index_tuples(target, slot, estate) \
+	ExecInsertIndexTuples((target), (slot), (estate), false, false, NULL, NIL, false)
+#else
+#define cqrs_insert_index_tuples(target, slot, estate) \
+	ExecInsertIndexTuples((target), (slot), (estate), false, false, NULL, NIL)
+#endif
+
 /* Which of MaxBackends places in shared memory is this backend's. */
 #if PG_VERSION_NUM >= 170000
 #define cqrs_my_backend_index()		((int) MyProcNumber)

@@ -29,14 +29,17 @@ typedef struct HandledEvent
 	const FoldedEvent *event;
 } HandledEvent;
 
+static void keep_state(Fold *fold, Datum state);
 static bool upcast(Fold *fold, FoldedEvent *event);
 static void take_upcast(Fold *fold, FoldedEvent *event, int from_version, HeapTupleHeader result);
 static Datum call(Fold *fold, Handler *handler, FoldedEvent *event, bool *isnull);
 static void enter_handler(Fold *fold, const Handler *handler);
 static void name_event(void *arg);
 
+/* For about so many events; the state is in the current context. */
 void
-cqrs_fold_begin(Fold *fold, EntityType *entity, const EntityKey *key, const RoleScope *scope, EntityState *state)
+cqrs_fold_begin(Fold *fold, EntityType *entity, const EntityKey *key, const RoleScope *scope,
+				EntityState *state, int64 count)
 {
 	memset(fold, 0, sizeof(Fold));
 	fold->entity = entity;
@@ -45,6 +48,9 @@ cqrs_fold_begin(Fold *fold, EntityType *entity, const EntityKey *key, const Role
 	fold->state = state;
 	fold->sees_all = true;
 	fold->event_desc = lookup_rowtype_tupdesc(cqrs_catalog_type("event"), -1);
+	fold->garbage = CurrentMemoryContext;
+	if (count <= 1)
+		return;
 	for (int i = 0; i < 2; i++)
 		fold->kept[i] = AllocSetContextCreate(CurrentMemoryContext, "pg_cqrs fold", ALLOCSET_DEFAULT_SIZES);
 	fold->garbage = AllocSetContextCreate(CurrentMemoryContext, "pg_cqrs event", ALLOCSET_DEFAULT_SIZES);
@@ -56,6 +62,8 @@ cqrs_fold_end(Fold *fold)
 {
 	cqrs_fold_leave_handler(fold);
 	ReleaseTupleDesc(fold->event_desc);
+	if (fold->kept[0] == NULL)
+		return;
 	fold->state->state = (Jsonb *) PG_DETOAST_DATUM_COPY(PointerGetDatum(fold->state->state));
 	MemoryContextDelete(fold->kept[0]);
 	MemoryContextDelete(fold->kept[1]);
@@ -63,13 +71,13 @@ cqrs_fold_end(Fold *fold)
 }
 
 void
-cqrs_fold_start_over(Fold *fold)
+cqrs_fold_free_garbage(Fold *fold)
 {
-	memset(fold->state, 0, sizeof(EntityState));
-	fold->state->state = fold->entity->initial_state;
+	if (fold->kept[0])
+		MemoryContextReset(fold->garbage);
 }
 
-/* Called in the context of garbage, which the caller resets afterwards. */
+/* Called in the context of garbage, which the caller frees afterwards. */
 void
 cqrs_fold_event(Fold *fold, FoldedEvent *event)
 {
@@ -101,12 +109,7 @@ cqrs_fold_event(Fold *fold, FoldedEvent *event)
 							   text_to_cstring(fold->entity->registered.name), text_to_cstring(event->event_type)),
 					 errhint("A handler that has nothing to change returns the state it was given.")));
 
-		/* The old state goes when the new one is safe. */
-		MemoryContextSwitchTo(fold->kept[!fold->current]);
-		state->state = (Jsonb *) PG_DETOAST_DATUM_COPY(result);
-		MemoryContextSwitchTo(fold->garbage);
-		MemoryContextReset(fold->kept[fold->current]);
-		fold->current = !fold->current;
+		keep_state(fold, result);
 	}
 	state->version = event->version;
 	state->position = event->position;
@@ -129,6 +132,22 @@ cqrs_fold_refuse_hole(const Fold *fold, int64 version)
 			 errmsg("entity \"%s\" of type \"%s\" has no event of version " INT64_FORMAT,
 					text_to_cstring(fold->key->entity_id), text_to_cstring(fold->key->entity_type), version),
 			 errdetail("Versions have no holes unless events were deleted by hand.")));
+}
+
+/* The old state goes when the new one is safe. */
+static void
+keep_state(Fold *fold, Datum state)
+{
+	if (fold->kept[0] == NULL)
+	{
+		fold->state->state = DatumGetJsonbP(state);
+		return;
+	}
+	MemoryContextSwitchTo(fold->kept[!fold->current]);
+	fold->state->state = (Jsonb *) PG_DETOAST_DATUM_COPY(state);
+	MemoryContextSwitchTo(fold->garbage);
+	MemoryContextReset(fold->kept[fold->current]);
+	fold->current = !fold->current;
 }
 
 /* Brings the event to the newest schema; false if it is dropped. */

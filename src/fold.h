@@ -20,10 +20,14 @@ typedef struct Fold
 	/* Handler: whose scope is entered */
 	RoleScope	inner;
 	const char *search_path;	/* NULL: none */
-	/* Memory: the state is in one of two, an event's garbage in the third */
+
+	/*
+	 * Memory of many events: the state is in one of two, an event's garbage
+	 * in the third
+	 */
 	MemoryContext kept[2];
 	int			current;
-	MemoryContext garbage;
+	MemoryContext garbage;		/* of one event: the caller's, as the state */
 } Fold;
 
 /* One event on its way through upcasters and handler. */
@@ -37,9 +41,9 @@ typedef struct FoldedEvent
 } FoldedEvent;
 
 extern void cqrs_fold_begin(Fold *fold, EntityType *entity, const EntityKey *key,
-							const RoleScope *scope, EntityState *state);
-extern void cqrs_fold_start_over(Fold *fold);
+							const RoleScope *scope, EntityState *state, int64 count);
 extern void cqrs_fold_event(Fold *fold, FoldedEvent *event);
+extern void cqrs_fold_free_garbage(Fold *fold);
 extern void cqrs_fold_leave_handler(Fold *fold);
 extern void cqrs_fold_end(Fold *fold);
 

@@ -10,7 +10,7 @@
  *	check_unchanged	under REPEATABLE READ and SERIALIZABLE: is it the version
  *					that the caller's transaction sees?
  *	complete		draw positions, set versions and times
- *	insert			one statement for all events of the append
+ *	insert			all events of the append at once
  *	end_write
  *
  * The lock is held until the transaction ends, so between begin_write and the
@@ -29,6 +29,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -69,7 +70,7 @@ static Statement insert_many_statement = {
 /* The scope of the innermost insert that is under way */
 static const RoleScope *insert_scope = NULL;
 
-static void event_values(const EntityKey *key, const Event *event, Datum *values, bool *nulls);
+static void insert_by_statement(const EntityKey *key, const RoleScope *scope, const Event *events, int count);
 static uint64 insert_one(const EntityKey *key, const Event *event);
 static uint64 insert_many(const EntityKey *key, const Event *events, int count);
 static void explain_unique_violation(const EntityKey *key, const ErrorData *error);
@@ -97,6 +98,19 @@ cqrs_journal_ensure(void)
 	cqrs_role_leave(&scope);
 }
 
+/*
+ * Does the effective role see all events?  Neither with row security nor with
+ * a right to some columns only.
+ */
+bool
+cqrs_journal_sees_all(void)
+{
+	Oid			journal = cqrs_journal_relid();
+
+	return pg_class_aclcheck(journal, GetUserId(), ACL_SELECT) == ACLCHECK_OK &&
+		check_enable_rls(journal, InvalidOid, true) != RLS_ENABLED;
+}
+
 /* Refuses what cannot be the name of an entity. */
 void
 cqrs_journal_check_key(EntityKey *key, text *entity_type, text *entity_id)
@@ -116,11 +130,12 @@ cqrs_journal_check_key(EntityKey *key, text *entity_type, text *entity_id)
 }
 
 /*
- * Waits for the entity and reads its last event.  Leaves a snapshot active
- * that is newer than the wait; cqrs_journal_end_write() pops it.
+ * Waits for the entity and reads its last event, which is thought to have that
+ * version or a later one (journal_table.c).  Leaves a snapshot active that is
+ * newer than the wait; cqrs_journal_end_write() pops it.
  */
 void
-cqrs_journal_begin_write(const EntityKey *key, const RoleScope *scope, LastEvent *last)
+cqrs_journal_begin_write(const EntityKey *key, const RoleScope *scope, int64 at_least, LastEvent *last)
 {
 	Oid			relid = cqrs_journal_relid();
 	Oid			owner = cqrs_catalog_relation_owner(relid);
@@ -140,7 +155,7 @@ cqrs_journal_begin_write(const EntityKey *key, const RoleScope *scope, LastEvent
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetLatestSnapshot());
 	cqrs_role_enter_own(&journal, scope, owner);
-	cqrs_journal_read_last(key, last);
+	cqrs_journal_read_last(key, true, at_least, last);
 	cqrs_role_leave(&journal);
 }
 
@@ -189,7 +204,7 @@ cqrs_journal_check_unchanged(const EntityKey *key, const RoleScope *scope, const
 		return;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	cqrs_role_enter_own(&journal, scope, cqrs_catalog_relation_owner(cqrs_journal_relid()));
-	cqrs_journal_read_last(key, &seen);
+	cqrs_journal_read_last(key, true, 0, &seen);
 	cqrs_role_leave(&journal);
 	PopActiveSnapshot();
 	if (seen.version != last->version)
@@ -220,45 +235,35 @@ cqrs_journal_complete(const LastEvent *last, Event *events, int count)
 	pfree(positions);
 }
 
-/* Writes completed events by one statement, which fires triggers once. */
+/* Writes completed events; triggers that there are fire once for all of them. */
 void
 cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const Event *events, int count)
 {
 	MemoryContext context = CurrentMemoryContext;
-	const RoleScope *outer = insert_scope;
-	RunningHandler running;
-	RoleScope	journal;
-	volatile uint64 stored = 0;
+	Oid			relid = cqrs_journal_relid();
+	RoleScope	own;
 
-	cqrs_role_enter_own(&journal, scope, cqrs_catalog_relation_owner(cqrs_journal_relid()));
-	SPI_connect();
-	insert_scope = &journal;
-	/* Triggers shall not write to the entity between its events. */
-	cqrs_entity_lock_begin_handler(&running, RUNNING_INSERT, key);
+	cqrs_role_enter_own(&own, scope, cqrs_catalog_relation_owner(relid));
 	PG_TRY();
 	{
-		stored = count == 1 ? insert_one(key, events) : insert_many(key, events, count);
+		Relation	journal = cqrs_journal_table_open(relid, JOURNAL_INSERT);
+
+		if (journal)
+		{
+			cqrs_journal_table_insert(journal, key, events, count);
+			cqrs_journal_table_close(journal);
+		}
+		else
+			insert_by_statement(key, &own, events, count);
 	}
 	PG_CATCH();
 	{
-		insert_scope = outer;
-		cqrs_entity_lock_end_handler(&running);
 		MemoryContextSwitchTo(context);
 		explain_unique_violation(key, CopyErrorData());
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
-	insert_scope = outer;
-	cqrs_entity_lock_end_handler(&running);
-	SPI_finish();
-	cqrs_role_leave(&journal);
-	if (stored != (uint64) count)
-		ereport(ERROR,
-				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-				 errmsg("not all events of the append were stored"),
-				 errdetail(UINT64_FORMAT " of %d events for entity \"%s\" of type \"%s\" were stored.", stored, count,
-						   text_to_cstring(key->entity_id), text_to_cstring(key->entity_type)),
-				 errhint("A trigger or rule on cqrs.journal must not suppress events; to refuse one, raise an error.")));
+	cqrs_role_leave(&own);
 }
 
 /* Whose rows a trigger on the journal sees: ours, or a restore's. */
@@ -268,12 +273,22 @@ cqrs_journal_insert_scope(void)
 	return insert_scope;
 }
 
-/* Reads the last event with the active snapshot, as the effective role. */
+/*
+ * Reads the last event with the active snapshot, as the effective role, which
+ * may be one that does not see all of them.
+ */
 void
-cqrs_journal_read_last(const EntityKey *key, LastEvent *last)
+cqrs_journal_read_last(const EntityKey *key, bool sees_all, int64 at_least, LastEvent *last)
 {
 	Datum		values[] = {PointerGetDatum(key->entity_type), PointerGetDatum(key->entity_id)};
+	Relation	journal = sees_all ? cqrs_journal_table_open(cqrs_journal_relid(), JOURNAL_READ) : NULL;
 
+	if (journal)
+	{
+		cqrs_journal_table_read_last(journal, key, at_least, last);
+		cqrs_journal_table_close(journal);
+		return;
+	}
 	memset(last, 0, sizeof(LastEvent));
 	SPI_connect();
 	if (cqrs_statement_read(&last_statement, values, NULL, 1) == 1)
@@ -294,7 +309,7 @@ cqrs_journal_event_datum(const EntityKey *key, const Event *event)
 	bool		nulls[EVENT_ATTRIBUTES];
 	Datum		result;
 
-	event_values(key, event, values, nulls);
+	cqrs_journal_table_values(key, event, values, nulls);
 	result = HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 	ReleaseTupleDesc(desc);
 	return result;
@@ -310,21 +325,36 @@ cqrs_high_water_mark(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(mark);
 }
 
+/* One statement for all events, which fires triggers once. */
 static void
-event_values(const EntityKey *key, const Event *event, Datum *values, bool *nulls)
+insert_by_statement(const EntityKey *key, const RoleScope *scope, const Event *events, int count)
 {
-	memset(nulls, 0, sizeof(bool) * EVENT_ATTRIBUTES);
-	values[EVENT_POSITION - 1] = Int64GetDatum(event->position);
-	values[EVENT_SLICE - 1] = Int32GetDatum(key->slice);
-	values[EVENT_ENTITY_TYPE - 1] = PointerGetDatum(key->entity_type);
-	values[EVENT_ENTITY_ID - 1] = PointerGetDatum(key->entity_id);
-	values[EVENT_VERSION - 1] = Int64GetDatum(event->version);
-	values[EVENT_TYPE - 1] = PointerGetDatum(event->event_type);
-	values[EVENT_SCHEMA_VERSION - 1] = Int32GetDatum(event->schema_version);
-	values[EVENT_DATA - 1] = PointerGetDatum(event->data);
-	values[EVENT_METADATA - 1] = PointerGetDatum(event->metadata);
-	nulls[EVENT_METADATA - 1] = event->metadata == NULL;
-	values[EVENT_CREATED_AT - 1] = TimestampTzGetDatum(event->created_at);
+	const RoleScope *outer = insert_scope;
+	RunningHandler running;
+	volatile uint64 stored = 0;
+
+	SPI_connect();
+	insert_scope = scope;
+	/* Triggers shall not write to the entity between its events. */
+	cqrs_entity_lock_begin_handler(&running, RUNNING_INSERT, key);
+	PG_TRY();
+	{
+		stored = count == 1 ? insert_one(key, events) : insert_many(key, events, count);
+	}
+	PG_FINALLY();
+	{
+		insert_scope = outer;
+		cqrs_entity_lock_end_handler(&running);
+	}
+	PG_END_TRY();
+	SPI_finish();
+	if (stored != (uint64) count)
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+				 errmsg("not all events of the append were stored"),
+				 errdetail(UINT64_FORMAT " of %d events for entity \"%s\" of type \"%s\" were stored.", stored, count,
+						   text_to_cstring(key->entity_id), text_to_cstring(key->entity_type)),
+				 errhint("A trigger or rule on cqrs.journal must not suppress events; to refuse one, raise an error.")));
 }
 
 static uint64
@@ -334,7 +364,7 @@ insert_one(const EntityKey *key, const Event *event)
 	bool		is_null[EVENT_ATTRIBUTES];
 	char		nulls[EVENT_ATTRIBUTES];
 
-	event_values(key, event, values, is_null);
+	cqrs_journal_table_values(key, event, values, is_null);
 	for (int i = 0; i < EVENT_ATTRIBUTES; i++)
 		nulls[i] = is_null[i] ? 'n' : ' ';
 	return cqrs_statement_write(&insert_one_statement, values, nulls);

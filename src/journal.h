@@ -5,53 +5,23 @@
 #ifndef CQRS_JOURNAL_H
 #define CQRS_JOURNAL_H
 
-#include "datatype/timestamp.h"
-#include "utils/jsonb.h"
-
+#include "journal_table.h"
 #include "role.h"
-#include "slice.h"
 
 /* An expected version beside 0 (none) and n (exactly n): any event. */
 #define CQRS_EXPECT_EXISTS	(-4)
 
-/* The last event of an entity; version 0 where there is none. */
-typedef struct LastEvent
-{
-	int64		version;
-	int64		position;
-	TimestampTz created_at;
-} LastEvent;
-
-/* A row to be written; the entity's key stands beside it. */
-typedef struct Event
-{
-	int64		position;
-	int64		version;
-	text	   *event_type;
-	int32		schema_version;
-	Jsonb	   *data;
-	Jsonb	   *metadata;		/* or NULL */
-	TimestampTz created_at;
-} Event;
-
-/* Attribute numbers of the type cqrs.event */
-enum
-{
-	EVENT_POSITION = 1, EVENT_SLICE, EVENT_ENTITY_TYPE, EVENT_ENTITY_ID, EVENT_VERSION,
-	EVENT_TYPE, EVENT_SCHEMA_VERSION, EVENT_DATA, EVENT_METADATA, EVENT_CREATED_AT,
-	EVENT_ATTRIBUTES = EVENT_CREATED_AT
-};
-
-/* The columns in that order, for a SELECT whose rows are events. */
+/* The columns of the journal in order, for a SELECT whose rows are events. */
 #define CQRS_EVENT_COLUMNS \
 	"position, slice, entity_type, entity_id, version, event_type, schema_version, data, metadata, created_at"
 
 extern Oid	cqrs_journal_relid(void);
 extern void cqrs_journal_ensure(void);
+extern bool cqrs_journal_sees_all(void);
 extern void cqrs_journal_check_key(EntityKey *key, text *entity_type, text *entity_id);
 
 /* Called by writers, in this order, in a scope of cqrs_role_enter(). */
-extern void cqrs_journal_begin_write(const EntityKey *key, const RoleScope *scope, LastEvent *last);
+extern void cqrs_journal_begin_write(const EntityKey *key, const RoleScope *scope, int64 at_least, LastEvent *last);
 extern void cqrs_journal_check_version(const EntityKey *key, const LastEvent *last, int64 expected);
 extern void cqrs_journal_check_unchanged(const EntityKey *key, const RoleScope *scope, const LastEvent *last);
 extern void cqrs_journal_complete(const LastEvent *last, Event *events, int count);
@@ -61,7 +31,7 @@ extern void cqrs_journal_end_write(void);
 /* Called by triggers on the journal; NULL where it is not us who inserts. */
 extern const RoleScope *cqrs_journal_insert_scope(void);
 
-extern void cqrs_journal_read_last(const EntityKey *key, LastEvent *last);
+extern void cqrs_journal_read_last(const EntityKey *key, bool sees_all, int64 at_least, LastEvent *last);
 extern Datum cqrs_journal_event_datum(const EntityKey *key, const Event *event);
 
 #endif

@@ -48,6 +48,8 @@ static Statement read_events_statement = {
 	.argtypes = {INT8OID, INT8OID, INT4OID, TEXTARRAYOID, TEXTARRAYOID, INT4RANGEOID}
 };
 
+static Relation open_for_caller(void);
+static void read_range(JournalScan *scan, ReturnSetInfo *rsinfo, int max_events);
 static void read_as_caller(Statement *statement, Datum *values, const char *nulls, ReturnSetInfo *rsinfo);
 static int64 check_after_position(int64 after);
 static void refuse_null(FunctionCallInfo fcinfo, int argument, const char *name);
@@ -56,14 +58,33 @@ PG_FUNCTION_INFO_V1(cqrs_history);
 Datum
 cqrs_history(PG_FUNCTION_ARGS)
 {
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	Datum		values[] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1), PG_GETARG_DATUM(2)};
+	Relation	journal;
 
 	refuse_null(fcinfo, 0, "entity_type");
 	refuse_null(fcinfo, 1, "entity_id");
 	refuse_null(fcinfo, 2, "after_version");
 	InitMaterializedSRF(fcinfo, 0);
-	if (OidIsValid(cqrs_journal_relid()))
-		read_as_caller(&history_statement, values, NULL, (ReturnSetInfo *) fcinfo->resultinfo);
+	if (!OidIsValid(cqrs_journal_relid()))
+		return (Datum) 0;
+	journal = open_for_caller();
+	if (journal)
+	{
+		int64		after = PG_GETARG_INT64(2);
+		EntityKey	key;
+		JournalScan scan;
+
+		cqrs_slice_key(&key, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1));
+		if (after < PG_INT64_MAX)
+		{
+			cqrs_journal_table_scan_entity(&scan, journal, &key, after + 1, PG_INT64_MAX);
+			read_range(&scan, rsinfo, INT_MAX);
+		}
+		cqrs_journal_table_close(journal);
+	}
+	else
+		read_as_caller(&history_statement, values, NULL, rsinfo);
 	return (Datum) 0;
 }
 
@@ -71,10 +92,13 @@ PG_FUNCTION_INFO_V1(cqrs_read_events);
 Datum
 cqrs_read_events(PG_FUNCTION_ARGS)
 {
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	int64		after;
 	int64		up_to;
 	Datum		values[6];
 	char		nulls[6];
+	Relation	journal;
+	JournalScan scan;
 
 	refuse_null(fcinfo, 0, "after_position");
 	refuse_null(fcinfo, 1, "max_events");
@@ -105,7 +129,15 @@ cqrs_read_events(PG_FUNCTION_ARGS)
 	values[5] = PG_GETARG_DATUM(5);
 	nulls[5] = PG_ARGISNULL(5) ? 'n' : ' ';
 	PushActiveSnapshot(GetLatestSnapshot());
-	read_as_caller(&read_events_statement, values, nulls, (ReturnSetInfo *) fcinfo->resultinfo);
+	journal = PG_ARGISNULL(2) && PG_ARGISNULL(3) && PG_ARGISNULL(5) ? open_for_caller() : NULL;
+	if (journal)
+	{
+		cqrs_journal_table_scan_positions(&scan, journal, after, up_to);
+		read_range(&scan, rsinfo, PG_GETARG_INT32(1));
+		cqrs_journal_table_close(journal);
+	}
+	else
+		read_as_caller(&read_events_statement, values, nulls, rsinfo);
 	PopActiveSnapshot();
 	return (Datum) 0;
 }
@@ -140,7 +172,27 @@ cqrs_wait_for_event(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(mark);
 }
 
+/* NULL where the caller must not see all events, or reading them takes a statement. */
+static Relation
+open_for_caller(void)
+{
+	return cqrs_journal_sees_all() ? cqrs_journal_table_open(cqrs_journal_relid(), JOURNAL_READ) : NULL;
+}
+
 /* Reads with the active snapshot into the function's result. */
+static void
+read_range(JournalScan *scan, ReturnSetInfo *rsinfo, int max_events)
+{
+	TupleTableSlot *slot;
+
+	for (int i = 0; i < max_events && (slot = cqrs_journal_table_next(scan)) != NULL; i++)
+	{
+		tuplestore_puttupleslot(rsinfo->setResult, slot);
+		CHECK_FOR_INTERRUPTS();
+	}
+	cqrs_journal_table_end_scan(scan);
+}
+
 static void
 read_as_caller(Statement *statement, Datum *values, const char *nulls, ReturnSetInfo *rsinfo)
 {

@@ -7,9 +7,11 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 
+#include "catalog.h"
 #include "entity_lock.h"
 #include "entity_registry.h"
 #include "identity.h"
+#include "journal_table.h"
 #include "outbox_worker.h"
 #include "position.h"
 #include "position_prepared.h"
@@ -40,6 +42,7 @@ _PG_init(void)
 				 errhint("Add the line shared_preload_libraries = 'pg_cqrs' to postgresql.conf and restart the server.")));
 
 	cqrs_settings_init();
+	cqrs_catalog_init();
 	cqrs_registry_init();
 	cqrs_worker_init();
 	cqrs_worker_bar_init();
@@ -47,6 +50,7 @@ _PG_init(void)
 	cqrs_position_prepared_init();
 	cqrs_position_init();
 	cqrs_entity_lock_init();
+	cqrs_journal_table_init();
 	cqrs_identity_init();
 	cqrs_entity_registry_init();
 	cqrs_state_cache_init();

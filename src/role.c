@@ -13,7 +13,7 @@
  *	  cannot set the role, all of which would outlive the scope and then run
  *	  with the caller's rights;
  *	- settings changed inside are rolled back at its end, and search_path is
- *	  pinned for its duration.
+ *	  pinned for its duration, or by statement.c for each statement.
  *
  * In a worker there is no caller whose rights could be borrowed, but a
  * superuser's session; there the handler's role lasts until the transaction
@@ -41,9 +41,21 @@ static void pin_search_path(RoleScope *scope, const char *search_path);
 void
 cqrs_role_enter(RoleScope *scope, Oid role)
 {
+	cqrs_role_enter_bare(scope, role);
+	pin_search_path(scope, CQRS_SEARCH_PATH);
+}
+
+/*
+ * As enter, but leaves the settings alone, which costs as much as reading a
+ * row.  For who will run handlers, whose scopes pin theirs, and perhaps
+ * statements of ours, each of which pins search_path if nobody has.
+ */
+void
+cqrs_role_enter_bare(RoleScope *scope, Oid role)
+{
 	GetUserIdAndSecContext(&scope->caller, &scope->caller_sec);
 	switch_role(scope, role);
-	pin_search_path(scope, CQRS_SEARCH_PATH);
+	scope->nest_level = 0;
 }
 
 /* Enters a scope for our own statements inside another one of them. */

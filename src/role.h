@@ -20,6 +20,7 @@ typedef struct RoleScope
 } RoleScope;
 
 extern void cqrs_role_enter(RoleScope *scope, Oid role);
+extern void cqrs_role_enter_bare(RoleScope *scope, Oid role);
 extern void cqrs_role_enter_own(RoleScope *scope, const RoleScope *outer, Oid role);
 extern void cqrs_role_enter_handler(RoleScope *scope, const RoleScope *outer,
 									Oid role, const char *search_path);

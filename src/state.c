@@ -9,9 +9,10 @@
  * with the target, else the fold reads one event more, the one that the kept
  * state is after, and starts over from the beginning if it is not the same.
  *
- * Events are read in chunks, so that an entity of a million events needs no
- * more memory than one of a hundred, and so that handlers do not run inside
- * of a running query, whose policies would see another role.
+ * Events are folded as they are read (journal_table.c).  Where that takes a
+ * statement they are read in chunks, so that an entity of a million events
+ * needs no more memory than one of a hundred, and so that handlers do not run
+ * inside of a running query, whose policies would see another role.
  */
 #include "postgres.h"
 
@@ -20,11 +21,9 @@
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
-#include "utils/rls.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
@@ -61,12 +60,13 @@ static Statement at_time_statement = {
 	.argtypes = {TEXTOID, TEXTOID, TIMESTAMPTZOID}
 };
 
-static bool sees_all_events(void);
 static bool find_target(FunctionCallInfo fcinfo, const EntityKey *key, const LastEvent *last, LastEvent *target);
 static bool read_target(Statement *statement, const EntityKey *key, Datum value, LastEvent *target);
-static bool fold_stored(Fold *fold, const LastEvent *target);
-static bool fold_chunk(Fold *fold, const LastEvent *target, bool check_base, int64 from);
-static void from_tuple(Fold *fold, HeapTuple tuple, TupleDesc desc, FoldedEvent *event);
+static bool fold_after(EntityType *entity, const EntityKey *key, const RoleScope *scope,
+					   const LastEvent *target, StateSource source, EntityState *state);
+static bool fold_range(Fold *fold, Relation journal, bool check_base, int64 from, int64 to);
+static bool fold_chunk(Fold *fold, bool check_base, int64 from, int64 to);
+static bool fold_row(Fold *fold, HeapTuple tuple, const Datum *values, volatile bool *base_found);
 
 /*
  * Loads the state after the target event, which the active snapshot and the
@@ -78,7 +78,6 @@ cqrs_state_load(EntityType *entity, const EntityKey *key, const RoleScope *scope
 				const LastEvent *target, StateSource source, EntityState *state)
 {
 	bool		kept = false;
-	Fold		fold;
 
 	memset(state, 0, sizeof(EntityState));
 	if (source == STATE_FROM_KEPT && target->version > 0)
@@ -95,16 +94,13 @@ cqrs_state_load(EntityType *entity, const EntityKey *key, const RoleScope *scope
 		return;
 	}
 
-	cqrs_fold_begin(&fold, entity, key, scope, state);
-	fold.sees_all = source == STATE_FROM_KEPT;
-	if (!kept || state->version >= target->version)
-		cqrs_fold_start_over(&fold);
-	if (!fold_stored(&fold, target))
+	kept = kept && state->version < target->version;
+	if (!kept || !fold_after(entity, key, scope, target, source, state))
 	{
-		cqrs_fold_start_over(&fold);
-		(void) fold_stored(&fold, target);
+		memset(state, 0, sizeof(EntityState));
+		state->state = entity->initial_state;
+		(void) fold_after(entity, key, scope, target, source, state);
 	}
-	cqrs_fold_end(&fold);
 	if (target->version > 0)
 		cqrs_state_cache_count(false);
 }
@@ -117,7 +113,7 @@ cqrs_state_apply(EntityType *entity, const EntityKey *key, const RoleScope *scop
 	RunningHandler running;
 	Fold		fold;
 
-	cqrs_fold_begin(&fold, entity, key, scope, state);
+	cqrs_fold_begin(&fold, entity, key, scope, state, count);
 	cqrs_entity_lock_begin_handler(&running, RUNNING_FOLD, NULL);
 	PG_TRY();
 	{
@@ -134,7 +130,7 @@ cqrs_state_apply(EntityType *entity, const EntityKey *key, const RoleScope *scop
 			event.datum = cqrs_journal_event_datum(key, &events[i]);
 			cqrs_fold_event(&fold, &event);
 			MemoryContextSwitchTo(old);
-			MemoryContextReset(fold.garbage);
+			cqrs_fold_free_garbage(&fold);
 		}
 	}
 	PG_FINALLY();
@@ -186,10 +182,10 @@ cqrs_state(PG_FUNCTION_ARGS)
 	entity = cqrs_entity_registry_get(key.entity_type);
 	if (!OidIsValid(cqrs_journal_relid()))
 		PG_RETURN_NULL();
-	source = sees_all_events() ? STATE_FROM_KEPT : STATE_FROM_EVENTS;
+	source = cqrs_journal_sees_all() ? STATE_FROM_KEPT : STATE_FROM_EVENTS;
 
-	cqrs_role_enter(&scope, GetUserId());
-	cqrs_journal_read_last(&key, &last);
+	cqrs_role_enter_bare(&scope, GetUserId());
+	cqrs_journal_read_last(&key, source == STATE_FROM_KEPT, cqrs_state_cache_version(&key), &last);
 	found = last.version > 0 && find_target(fcinfo, &key, &last, &target);
 	if (found)
 		cqrs_state_load(entity, &key, &scope, &target, source, &state);
@@ -220,8 +216,8 @@ cqrs_take_snapshot(PG_FUNCTION_ARGS)
 	entity = cqrs_entity_registry_get(key.entity_type);
 	cqrs_journal_ensure();
 
-	cqrs_role_enter(&scope, cqrs_catalog_extension_owner());
-	cqrs_journal_begin_write(&key, &scope, &last);
+	cqrs_role_enter_bare(&scope, cqrs_catalog_extension_owner());
+	cqrs_journal_begin_write(&key, &scope, cqrs_state_cache_version(&key), &last);
 	if (last.version > 0)
 	{
 		cqrs_role_enter_own(&journal, &scope, cqrs_catalog_relation_owner(cqrs_journal_relid()));
@@ -235,16 +231,6 @@ cqrs_take_snapshot(PG_FUNCTION_ARGS)
 	if (last.version == 0)
 		PG_RETURN_NULL();
 	PG_RETURN_INT64(last.version);
-}
-
-/* Neither row security nor a right to some columns only. */
-static bool
-sees_all_events(void)
-{
-	Oid			journal = cqrs_journal_relid();
-
-	return pg_class_aclcheck(journal, GetUserId(), ACL_SELECT) == ACLCHECK_OK &&
-		check_enable_rls(journal, InvalidOid, true) != RLS_ENABLED;
 }
 
 /* Which event the caller wants the state after; false if there was no entity yet. */
@@ -291,30 +277,79 @@ read_target(Statement *statement, const EntityKey *key, Datum value, LastEvent *
  * event is not in the journal as it should be.
  */
 static bool
-fold_stored(Fold *fold, const LastEvent *target)
+fold_after(EntityType *entity, const EntityKey *key, const RoleScope *scope,
+		   const LastEvent *target, StateSource source, EntityState *state)
 {
-	bool		check_base = fold->state->version > 0;
+	bool		check_base = state->version > 0;
+	bool		whole = true;
+	Relation	journal = NULL;
+	Fold		fold;
 
-	while (fold->state->version < target->version || check_base)
+	cqrs_fold_begin(&fold, entity, key, scope, state, target->version - state->version);
+	fold.sees_all = source == STATE_FROM_KEPT;
+	if (fold.sees_all)
+		journal = cqrs_journal_table_open(cqrs_journal_relid(), JOURNAL_READ);
+	while (whole && state->version < target->version)
 	{
-		int64		before = fold->state->version;
+		int64		before = state->version;
+		int64		from = before + (check_base ? 0 : 1);
 
-		if (!fold_chunk(fold, target, check_base, before + (check_base ? 0 : 1)))
-			return false;
-		CHECK_FOR_INTERRUPTS();
-		if (fold->state->version == before && before < target->version)
-			cqrs_fold_refuse_hole(fold, before + 1);
+		whole = journal ? fold_range(&fold, journal, check_base, from, target->version) :
+			fold_chunk(&fold, check_base, from, target->version);
+		if (whole && state->version == before)
+			cqrs_fold_refuse_hole(&fold, before + 1);
 		check_base = false;
 	}
-	return true;
+	if (journal)
+		cqrs_journal_table_close(journal);
+	cqrs_fold_end(&fold);
+	return whole;
 }
 
+/* All of the range, as it is read. */
 static bool
-fold_chunk(Fold *fold, const LastEvent *target, bool check_base, int64 from)
+fold_range(Fold *fold, Relation journal, bool check_base, int64 from, int64 to)
 {
-	Datum		values[] = {
+	RunningHandler running;
+	JournalScan scan;
+	volatile bool base_found = !check_base;
+
+	cqrs_journal_table_scan_entity(&scan, journal, fold->key, from, to);
+	cqrs_entity_lock_begin_handler(&running, RUNNING_FOLD, NULL);
+	PG_TRY();
+	{
+		MemoryContext old = MemoryContextSwitchTo(fold->garbage);
+		TupleTableSlot *slot;
+
+		while ((slot = cqrs_journal_table_next(&scan)) != NULL)
+		{
+			bool		should_free;
+			HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
+
+			slot_getsomeattrs(slot, EVENT_SCHEMA_VERSION);
+			if (!fold_row(fold, tuple, slot->tts_values, &base_found))
+				break;
+			CHECK_FOR_INTERRUPTS();
+		}
+		MemoryContextSwitchTo(old);
+		cqrs_fold_leave_handler(fold);
+	}
+	PG_FINALLY();
+	{
+		cqrs_entity_lock_end_handler(&running);
+	}
+	PG_END_TRY();
+	cqrs_journal_table_end_scan(&scan);
+	return base_found;
+}
+
+/* The first rows of the range. */
+static bool
+fold_chunk(Fold *fold, bool check_base, int64 from, int64 to)
+{
+	Datum		args[] = {
 		PointerGetDatum(fold->key->entity_type), PointerGetDatum(fold->key->entity_id),
-		Int64GetDatum(from), Int64GetDatum(target->version), Int32GetDatum(CHUNK)
+		Int64GetDatum(from), Int64GetDatum(to), Int32GetDatum(CHUNK)
 	};
 	RunningHandler running;
 	SPITupleTable *rows;
@@ -322,7 +357,7 @@ fold_chunk(Fold *fold, const LastEvent *target, bool check_base, int64 from)
 	volatile bool base_found = !check_base;
 
 	SPI_connect();
-	count = cqrs_statement_read(&chunk_statement, values, NULL, CHUNK);
+	count = cqrs_statement_read(&chunk_statement, args, NULL, CHUNK);
 	rows = SPI_tuptable;
 	cqrs_entity_lock_begin_handler(&running, RUNNING_FOLD, NULL);
 	PG_TRY();
@@ -331,19 +366,12 @@ fold_chunk(Fold *fold, const LastEvent *target, bool check_base, int64 from)
 
 		for (uint64 i = 0; i < count; i++)
 		{
-			FoldedEvent event;
+			Datum		values[EVENT_ATTRIBUTES];
+			bool		nulls[EVENT_ATTRIBUTES];
 
-			from_tuple(fold, rows->vals[i], rows->tupdesc, &event);
-			if (!base_found)
-			{
-				base_found = event.version == fold->state->version &&
-					event.position == fold->state->position;
-				if (!base_found)
-					break;
-			}
-			else
-				cqrs_fold_event(fold, &event);
-			MemoryContextReset(fold->garbage);
+			heap_deform_tuple(rows->vals[i], rows->tupdesc, values, nulls);
+			if (!fold_row(fold, rows->vals[i], values, &base_found))
+				break;
 		}
 		MemoryContextSwitchTo(old);
 		cqrs_fold_leave_handler(fold);
@@ -354,19 +382,28 @@ fold_chunk(Fold *fold, const LastEvent *target, bool check_base, int64 from)
 	}
 	PG_END_TRY();
 	SPI_finish();
+	CHECK_FOR_INTERRUPTS();
 	return base_found;
 }
 
-static void
-from_tuple(Fold *fold, HeapTuple tuple, TupleDesc desc, FoldedEvent *event)
+/* The first row may be the one that the state is after: then it is compared and no more. */
+static bool
+fold_row(Fold *fold, HeapTuple tuple, const Datum *values, volatile bool *base_found)
 {
-	Datum		values[EVENT_ATTRIBUTES];
-	bool		nulls[EVENT_ATTRIBUTES];
+	FoldedEvent event = {
+		.position = DatumGetInt64(values[EVENT_POSITION - 1]),
+		.version = DatumGetInt64(values[EVENT_VERSION - 1])
+	};
 
-	heap_deform_tuple(tuple, desc, values, nulls);
-	event->position = DatumGetInt64(values[EVENT_POSITION - 1]);
-	event->version = DatumGetInt64(values[EVENT_VERSION - 1]);
-	event->event_type = DatumGetTextPP(values[EVENT_TYPE - 1]);
-	event->schema_version = DatumGetInt32(values[EVENT_SCHEMA_VERSION - 1]);
-	event->datum = heap_copy_tuple_as_datum(tuple, fold->event_desc);
+	if (!*base_found)
+	{
+		*base_found = event.version == fold->state->version && event.position == fold->state->position;
+		return *base_found;
+	}
+	event.event_type = DatumGetTextPP(values[EVENT_TYPE - 1]);
+	event.schema_version = DatumGetInt32(values[EVENT_SCHEMA_VERSION - 1]);
+	event.datum = heap_copy_tuple_as_datum(tuple, fold->event_desc);
+	cqrs_fold_event(fold, &event);
+	cqrs_fold_free_garbage(fold);
+	return true;
 }

@@ -4,7 +4,8 @@
  *
  * All statements of the extension on its tables pass through here: a narrow
  * seam, so that the way to the tables can be exchanged.  They are run between
- * SPI_connect() and SPI_finish() of the caller, in a role scope of role.c.
+ * SPI_connect() and SPI_finish() of the caller, in a role scope of role.c,
+ * with search_path pinned.
  *
  * Plans are generic and made with the costs tilted towards indexes and order,
  * whatever the statistics say: a table that was empty when it was analyzed
@@ -16,14 +17,18 @@
  */
 #include "postgres.h"
 
+#include "catalog/namespace.h"
 #include "executor/executor.h"
 #include "executor/tstoreReceiver.h"
 #include "utils/guc.h"
 #include "utils/plancache.h"
 #include "utils/resowner.h"
 
+#include "role.h"
 #include "statement.h"
 
+static int	pin_search_path(void);
+static void unpin_search_path(int level);
 static void prepare_plan(Statement *statement);
 static void make_plan(SPIPlanPtr plan);
 
@@ -34,10 +39,12 @@ static void make_plan(SPIPlanPtr plan);
 uint64
 cqrs_statement_read(Statement *statement, Datum *values, const char *nulls, long limit)
 {
+	int			level = pin_search_path();
 	int			rc;
 
 	prepare_plan(statement);
 	rc = SPI_execute_plan(statement->plan, values, nulls, true, limit);
+	unpin_search_path(level);
 	if (rc != SPI_OK_SELECT)
 		elog(ERROR, "unexpected result %s of: %s", SPI_result_code_string(rc), statement->sql);
 	return SPI_processed;
@@ -61,6 +68,7 @@ cqrs_statement_read_to(Statement *statement, Datum *values, const char *nulls, D
 {
 	SPIExecuteOptions options = {.read_only = true, .dest = dest};
 	ParamListInfo params = makeParamList(statement->nargs);
+	int			level;
 
 	for (int i = 0; i < statement->nargs; i++)
 	{
@@ -72,19 +80,23 @@ cqrs_statement_read_to(Statement *statement, Datum *values, const char *nulls, D
 		param->ptype = statement->argtypes[i];
 	}
 	options.params = params;
+	level = pin_search_path();
 	prepare_plan(statement);
 	if (SPI_execute_plan_extended(statement->plan, &options) < 0)
 		elog(ERROR, "unexpected result of: %s", statement->sql);
+	unpin_search_path(level);
 }
 
 /* Runs a data-changing statement; returns how many rows it touched. */
 uint64
 cqrs_statement_write(Statement *statement, Datum *values, const char *nulls)
 {
+	int			level = pin_search_path();
 	int			rc;
 
 	prepare_plan(statement);
 	rc = SPI_execute_plan(statement->plan, values, nulls, false, 0);
+	unpin_search_path(level);
 	if (rc < 0)
 		elog(ERROR, "unexpected result %s of: %s", SPI_result_code_string(rc), statement->sql);
 	return SPI_processed;
@@ -107,6 +119,31 @@ cqrs_statement_column(uint64 row, int column, bool *isnull)
 
 	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column,
 						 isnull ? isnull : &ignored);
+}
+
+/*
+ * A trigger that a statement fires runs with our rights, so it must not find
+ * what the caller put in its way.  Most scopes have pinned the path already.
+ */
+static int
+pin_search_path(void)
+{
+	int			level = 0;
+
+	if (strcmp(namespace_search_path, CQRS_SEARCH_PATH) != 0)
+	{
+		level = NewGUCNestLevel();
+		(void) set_config_option("search_path", CQRS_SEARCH_PATH, PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	}
+	return level;
+}
+
+static void
+unpin_search_path(int level)
+{
+	if (level > 0)
+		AtEOXact_GUC(false, level);
 }
 
 static void

@@ -1,0 +1,338 @@
+/*
+ * journal_table.c
+ *		Rows of the journal, and the way to them past the executor.
+ *
+ * A command reads one row by an index and writes one.  Most of what an SQL
+ * statement costs for that is to set the executor up and to take it down
+ * again, so the table and its indexes are used directly, through the same
+ * functions that COPY and logical replication use: every index that there is
+ * gets its entry, every NOT NULL is looked at, TOAST, WAL, logical decoding
+ * and SERIALIZABLE go on as ever.
+ *
+ * What needs the executor is left to it: cqrs_journal_table_open() answers
+ * with NULL where the table has become more than what cqrs.create_journal()
+ * made, and the caller goes on with a statement.  So it is where an insert
+ * would run somebody's functions: triggers (a sync projection is one), CHECK
+ * constraints, indexes on expressions.  A distributed table must never be
+ * written here: its rows are elsewhere, so none is where Citus is installed.
+ * What is found out about the table is kept until its relcache entry changes.
+ *
+ * Rights are the caller's business: nobody here checks any, and row security
+ * is not applied.  Rows are read with the active snapshot.
+ */
+#include "postgres.h"
+
+#include "access/stratnum.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_collation.h"
+#include "commands/extension.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "storage/lmgr.h"
+#include "utils/fmgroids.h"
+#include "utils/inval.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "journal_table.h"
+
+/* Rows that are made and written at a time, at most; their bytes, more or less. */
+#define ROWS_AT_ONCE	64
+#define BYTES_AT_ONCE	(256 * 1024)
+
+/* What is known of the table with this OID; invalid: nothing. */
+static struct
+{
+	Oid			relid;
+	bool		readable;
+	bool		insertable;
+	Oid			by_entity;		/* indexes */
+	Oid			by_position;
+}			known;
+
+static void forget(Datum arg, Oid relid);
+static void describe(Relation journal);
+static Oid	find_index(Relation journal, const AttrNumber *columns, int count);
+static bool has_columns(Relation index, const AttrNumber *columns, int count);
+static bool runs_functions(Relation journal);
+static void begin_scan(JournalScan *scan, Relation journal, Oid index);
+static void add_key(JournalScan *scan, AttrNumber column, StrategyNumber strategy, RegProcedure function, Datum value);
+static void insert_rows(ResultRelInfo * target, EState * estate, TupleTableSlot **slots, int count);
+
+void
+cqrs_journal_table_init(void)
+{
+	CacheRegisterRelcacheCallback(forget, (Datum) 0);
+}
+
+/* NULL where the executor is needed.  The lock that the use takes is kept. */
+Relation
+cqrs_journal_table_open(Oid relid, JournalUse use)
+{
+	Relation	journal = table_open(relid, use == JOURNAL_INSERT ? RowExclusiveLock : AccessShareLock);
+
+	if (known.relid != relid)
+		describe(journal);
+	if (use == JOURNAL_INSERT ? known.insertable : known.readable)
+		return journal;
+	table_close(journal, NoLock);
+	return NULL;
+}
+
+void
+cqrs_journal_table_close(Relation journal)
+{
+	table_close(journal, NoLock);
+}
+
+/*
+ * The search begins at a version that the entity is thought to have, which
+ * saves looking at all its entries before; 0 if nothing is known.  A wrong
+ * guess costs time and nothing else.
+ */
+void
+cqrs_journal_table_read_last(Relation journal, const EntityKey *key, int64 at_least, LastEvent *last)
+{
+	JournalScan scan;
+	TupleTableSlot *slot;
+
+	memset(last, 0, sizeof(LastEvent));
+	cqrs_journal_table_scan_entity(&scan, journal, key, at_least, PG_INT64_MAX);
+	scan.direction = BackwardScanDirection;
+	slot = cqrs_journal_table_next(&scan);
+	if (slot)
+	{
+		slot_getallattrs(slot);
+		last->version = DatumGetInt64(slot->tts_values[EVENT_VERSION - 1]);
+		last->position = DatumGetInt64(slot->tts_values[EVENT_POSITION - 1]);
+		last->created_at = DatumGetTimestampTz(slot->tts_values[EVENT_CREATED_AT - 1]);
+	}
+	cqrs_journal_table_end_scan(&scan);
+	if (slot == NULL && at_least > 0)
+		cqrs_journal_table_read_last(journal, key, 0, last);
+}
+
+/* One entity's events of these versions, in order. */
+void
+cqrs_journal_table_scan_entity(JournalScan *scan, Relation journal, const EntityKey *key,
+							   int64 from_version, int64 to_version)
+{
+	scan->key_count = 0;
+	add_key(scan, 1, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(key->entity_type));
+	add_key(scan, 2, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(key->entity_id));
+	if (from_version > 0)
+		add_key(scan, 3, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(from_version));
+	if (to_version < PG_INT64_MAX)
+		add_key(scan, 3, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(to_version));
+	begin_scan(scan, journal, known.by_entity);
+}
+
+/* All events after a position, up to another one, in order. */
+void
+cqrs_journal_table_scan_positions(JournalScan *scan, Relation journal, int64 after, int64 up_to)
+{
+	scan->key_count = 0;
+	add_key(scan, 1, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(after));
+	add_key(scan, 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(up_to));
+	begin_scan(scan, journal, known.by_position);
+}
+
+/* The next row, which is valid until the one after it is asked for; NULL at the end. */
+TupleTableSlot *
+cqrs_journal_table_next(JournalScan *scan)
+{
+	return index_getnext_slot(scan->scan, scan->direction, scan->slot) ? scan->slot : NULL;
+}
+
+void
+cqrs_journal_table_end_scan(JournalScan *scan)
+{
+	index_endscan(scan->scan);
+	ExecDropSingleTupleTableSlot(scan->slot);
+	index_close(scan->index, NoLock);
+}
+
+/* Writes completed events of an entity; the next command of the transaction sees them. */
+void
+cqrs_journal_table_insert(Relation journal, const EntityKey *key, const Event *events, int count)
+{
+	EState	   *estate = CreateExecutorState();
+	ResultRelInfo *target = makeNode(ResultRelInfo);
+	TupleTableSlot *slots[ROWS_AT_ONCE];
+	int			slot_count = Min(count, ROWS_AT_ONCE);
+	int			filled = 0;
+	Size		bytes = 0;
+
+	InitResultRelInfo(target, journal, 0, NULL, 0);
+	ExecOpenIndices(target, false);
+	for (int i = 0; i < slot_count; i++)
+		slots[i] = table_slot_create(journal, NULL);
+	for (int i = 0; i < count; i++)
+	{
+		TupleTableSlot *slot = slots[filled++];
+
+		ExecClearTuple(slot);
+		cqrs_journal_table_values(key, &events[i], slot->tts_values, slot->tts_isnull);
+		ExecStoreVirtualTuple(slot);
+		bytes += VARSIZE(events[i].data);
+		if (filled == slot_count || i == count - 1 || bytes > BYTES_AT_ONCE)
+		{
+			insert_rows(target, estate, slots, filled);
+			filled = 0;
+			bytes = 0;
+		}
+	}
+	for (int i = 0; i < slot_count; i++)
+		ExecDropSingleTupleTableSlot(slots[i]);
+	ExecCloseIndices(target);
+	FreeExecutorState(estate);
+	CommandCounterIncrement();
+}
+
+/* The columns of a row; the arrays have EVENT_ATTRIBUTES places. */
+void
+cqrs_journal_table_values(const EntityKey *key, const Event *event, Datum *values, bool *nulls)
+{
+	memset(nulls, 0, sizeof(bool) * EVENT_ATTRIBUTES);
+	values[EVENT_POSITION - 1] = Int64GetDatum(event->position);
+	values[EVENT_SLICE - 1] = Int32GetDatum(key->slice);
+	values[EVENT_ENTITY_TYPE - 1] = PointerGetDatum(key->entity_type);
+	values[EVENT_ENTITY_ID - 1] = PointerGetDatum(key->entity_id);
+	values[EVENT_VERSION - 1] = Int64GetDatum(event->version);
+	values[EVENT_TYPE - 1] = PointerGetDatum(event->event_type);
+	values[EVENT_SCHEMA_VERSION - 1] = Int32GetDatum(event->schema_version);
+	values[EVENT_DATA - 1] = PointerGetDatum(event->data);
+	values[EVENT_METADATA - 1] = PointerGetDatum(event->metadata);
+	nulls[EVENT_METADATA - 1] = event->metadata == NULL;
+	values[EVENT_CREATED_AT - 1] = TimestampTzGetDatum(event->created_at);
+}
+
+static void
+forget(Datum arg, Oid relid)
+{
+	if (!OidIsValid(relid) || relid == known.relid)
+		known.relid = InvalidOid;
+}
+
+/* Finds out what the table is now; its lock keeps it from becoming something else. */
+static void
+describe(Relation journal)
+{
+	static const AttrNumber entity_columns[] = {EVENT_ENTITY_TYPE, EVENT_ENTITY_ID, EVENT_VERSION};
+	static const AttrNumber position_columns[] = {EVENT_POSITION};
+	Form_pg_class form = journal->rd_rel;
+	TupleDesc	desc = RelationGetDescr(journal);
+
+	/* An invalidation that comes in while we look takes this away again. */
+	known.relid = RelationGetRelid(journal);
+	known.by_entity = find_index(journal, entity_columns, lengthof(entity_columns));
+	known.by_position = find_index(journal, position_columns, lengthof(position_columns));
+	known.readable = form->relkind == RELKIND_RELATION && !form->relhassubclass &&
+		form->reloftype == cqrs_catalog_type("event") && desc->natts == EVENT_ATTRIBUTES &&
+		OidIsValid(known.by_entity) && OidIsValid(known.by_position) &&
+		!OidIsValid(get_extension_oid("citus", true));
+	known.insertable = known.readable && !form->relispartition && journal->rd_rules == NULL &&
+		!(journal->trigdesc &&
+		  (journal->trigdesc->trig_insert_before_row || journal->trigdesc->trig_insert_after_row ||
+		   journal->trigdesc->trig_insert_before_statement || journal->trigdesc->trig_insert_after_statement)) &&
+		!(desc->constr && (desc->constr->has_generated_stored || desc->constr->num_check > 0)) &&
+		!runs_functions(journal);
+}
+
+/* An index that gives all rows in the order of these columns. */
+static Oid
+find_index(Relation journal, const AttrNumber *columns, int count)
+{
+	List	   *indexes = RelationGetIndexList(journal);
+	Oid			found = InvalidOid;
+	ListCell   *cell;
+
+	foreach(cell, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(cell), AccessShareLock);
+
+		if (has_columns(index, columns, count))
+			found = RelationGetRelid(index);
+		index_close(index, NoLock);
+		if (OidIsValid(found))
+			break;
+	}
+	list_free(indexes);
+	return found;
+}
+
+static bool
+has_columns(Relation index, const AttrNumber *columns, int count)
+{
+	if (index->rd_rel->relam != BTREE_AM_OID || !index->rd_index->indisvalid || !index->rd_index->indisunique ||
+		RelationGetIndexPredicate(index) != NIL || IndexRelationGetNumberOfKeyAttributes(index) != count)
+		return false;
+	for (int i = 0; i < count; i++)
+	{
+		Oid			collation = index->rd_indcollation[i];
+
+		if (index->rd_index->indkey.values[i] != columns[i] || index->rd_indoption[i] != 0 ||
+			(OidIsValid(collation) && collation != C_COLLATION_OID))
+			return false;
+	}
+	return true;
+}
+
+/* Do entries of the indexes depend on functions? Whose, and what they find, is the executor's to settle. */
+static bool
+runs_functions(Relation journal)
+{
+	List	   *indexes = RelationGetIndexList(journal);
+	bool		found = false;
+	ListCell   *cell;
+
+	foreach(cell, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(cell), AccessShareLock);
+
+		found |= RelationGetIndexPredicate(index) != NIL || RelationGetIndexExpressions(index) != NIL;
+		index_close(index, NoLock);
+	}
+	list_free(indexes);
+	return found;
+}
+
+static void
+begin_scan(JournalScan *scan, Relation journal, Oid index)
+{
+	scan->index = index_open(index, AccessShareLock);
+	scan->scan = cqrs_index_beginscan(journal, scan->index, GetActiveSnapshot(), scan->key_count);
+	index_rescan(scan->scan, scan->keys, scan->key_count, NULL, 0);
+	scan->slot = table_slot_create(journal, NULL);
+	scan->direction = ForwardScanDirection;
+}
+
+/* The texts of the key are of collation C, which is what ScanKeyInit() takes. */
+static void
+add_key(JournalScan *scan, AttrNumber column, StrategyNumber strategy, RegProcedure function, Datum value)
+{
+	ScanKeyInit(&scan->keys[scan->key_count++], column, strategy, function, value);
+}
+
+static void
+insert_rows(ResultRelInfo * target, EState * estate, TupleTableSlot **slots, int count)
+{
+	Relation	journal = target->ri_RelationDesc;
+
+	for (int i = 0; i < count; i++)
+		ExecConstraints(target, slots[i], estate);
+	if (count == 1)
+		table_tuple_insert(journal, slots[0], GetCurrentCommandId(true), 0, NULL);
+	else
+		table_multi_insert(journal, slots, count, GetCurrentCommandId(true), 0, NULL);
+	for (int i = 0; i < count; i++)
+	{
+		(void) cqrs_insert_index_tuples(target, slots[i], estate);
+		ResetPerTupleExprContext(estate);
+	}
+}

@@ -1,0 +1,77 @@
+/*
+ * journal_table.h
+ *		Rows of the journal, and the way to them past the executor.
+ */
+#ifndef CQRS_JOURNAL_TABLE_H
+#define CQRS_JOURNAL_TABLE_H
+
+#include "access/genam.h"
+#include "access/skey.h"
+#include "datatype/timestamp.h"
+#include "executor/tuptable.h"
+#include "utils/jsonb.h"
+#include "utils/relcache.h"
+
+#include "slice.h"
+
+/* The last event of an entity; version 0 where there is none. */
+typedef struct LastEvent
+{
+	int64		version;
+	int64		position;
+	TimestampTz created_at;
+} LastEvent;
+
+/* A row to be written; the entity's key stands beside it. */
+typedef struct Event
+{
+	int64		position;
+	int64		version;
+	text	   *event_type;
+	int32		schema_version;
+	Jsonb	   *data;
+	Jsonb	   *metadata;		/* or NULL */
+	TimestampTz created_at;
+} Event;
+
+/* Attribute numbers of the type cqrs.event */
+enum
+{
+	EVENT_POSITION = 1, EVENT_SLICE, EVENT_ENTITY_TYPE, EVENT_ENTITY_ID, EVENT_VERSION,
+	EVENT_TYPE, EVENT_SCHEMA_VERSION, EVENT_DATA, EVENT_METADATA, EVENT_CREATED_AT,
+	EVENT_ATTRIBUTES = EVENT_CREATED_AT
+};
+
+/* What is to be done with the table. */
+typedef enum JournalUse
+{
+	JOURNAL_READ,				/* all rows: the caller has seen to rights */
+	JOURNAL_INSERT
+} JournalUse;
+
+/* A range of the journal, read in order. */
+typedef struct JournalScan
+{
+	Relation	index;
+	IndexScanDesc scan;
+	ScanDirection direction;
+	ScanKeyData keys[4];
+	int			key_count;
+	TupleTableSlot *slot;
+} JournalScan;
+
+extern void cqrs_journal_table_init(void);
+extern Relation cqrs_journal_table_open(Oid relid, JournalUse use);
+extern void cqrs_journal_table_close(Relation journal);
+
+extern void cqrs_journal_table_read_last(Relation journal, const EntityKey *key, int64 at_least, LastEvent *last);
+extern void cqrs_journal_table_scan_entity(JournalScan *scan, Relation journal, const EntityKey *key,
+										   int64 from_version, int64 to_version);
+extern void cqrs_journal_table_scan_positions(JournalScan *scan, Relation journal, int64 after, int64 up_to);
+extern TupleTableSlot *cqrs_journal_table_next(JournalScan *scan);
+extern void cqrs_journal_table_end_scan(JournalScan *scan);
+
+extern void cqrs_journal_table_insert(Relation journal, const EntityKey *key, const Event *events, int count);
+extern void cqrs_journal_table_values(const EntityKey *key, const Event *event, Datum *values, bool *nulls);
+
+#endif
