@@ -22,6 +22,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "common/pg_prng.h"
 #include "mb/pg_wchar.h"
@@ -277,12 +278,27 @@ push_key(JsonbParseState **state, const char *key)
 	(void) pushJsonbValue(state, WJB_KEY, &string);
 }
 
-/* The body as it came, if it is a text in the encoding of the database; else NULL. */
+/* The body, if it is UTF-8 and the database's encoding has it, too; else NULL. */
 static const char *
 text_body(const HttpResponse *response)
 {
-	if (response->body_size == 0 ||
-		!pg_verify_mbstr(GetDatabaseEncoding(), response->body, response->body_size, true))
+	int			encoding = GetDatabaseEncoding();
+	int			size = (int) response->body_size;
+	char	   *body = pnstrdup(response->body, size);
+	int			room = size * MAX_CONVERSION_GROWTH + 1;
+	char	   *text;
+	Oid			conversion;
+
+	if (size == 0 || !pg_verify_mbstr(PG_UTF8, body, size, true))
 		return NULL;
-	return pnstrdup(response->body, response->body_size);
+	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII)
+		return body;
+	conversion = FindDefaultConversionProc(PG_UTF8, encoding);
+	text = palloc(room);
+
+	if (!OidIsValid(conversion) ||
+		pg_do_encoding_conversion_buf(conversion, PG_UTF8, encoding, (unsigned char *) body, size,
+									  (unsigned char *) text, room, true) != size)
+		return NULL;
+	return text;
 }
