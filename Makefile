@@ -24,6 +24,7 @@ MODULE_big = $(EXTENSION)
 OBJS       = $(patsubst %.c,%.o,$(wildcard $(CONCEPTS:%=src/%.c)))
 SQL        = $(wildcard $(CONCEPTS:%=src/%.sql))
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql
+DATA       = $(wildcard src/upgrade/$(EXTENSION)--*.sql)
 SHLIB_LINK = -lcurl
 
 # Each suite starts a server of its own, so that "make install installcheck"
@@ -57,10 +58,14 @@ $(OBJS) $(OBJS:.o=.bc): $(wildcard src/*.h)
 $(DATA_built): $(SQL) $(EXTENSION).control Makefile
 	cat $(SQL) > $@
 
-.PHONY: test demo bench lint indent
+.PHONY: test matrix ci sanitize valgrind coverage demo bench lint indent
 
-test:
-	@exec test/run test
+# make test SUITES="regress clang"
+test matrix coverage:
+	@exec test/run $@ $(SUITES)
+
+ci sanitize valgrind:
+	@exec test/run $@
 
 # make demo REPO=path: the history of another git repository
 demo:
