@@ -18,7 +18,7 @@ OUTSIDE  = command_delivery service_url service_address service_wait service_htt
            service_latency service_breaker_state service_breaker service_control \
            service_request service_response service timer_queue timer_worker timer \
            outbox_claim outbox_settle outbox_reply outbox_event outbox outbox_control outbox_worker outbox_status
-CONCEPTS = $(BASE) $(WRITE) monitor $(READ) $(OUTSIDE) access module
+CONCEPTS = $(BASE) $(WRITE) monitor $(READ) $(OUTSIDE) retention access module
 
 MODULE_big = $(EXTENSION)
 OBJS       = $(patsubst %.c,%.o,$(wildcard $(CONCEPTS:%=src/%.c)))

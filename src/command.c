@@ -203,6 +203,8 @@ handle(Command *command, const RoleScope *scope, Receipt *receipt)
 	}
 	if (!command->any_version)
 		cqrs_journal_check_version(key, &last, command->expected);
+	if (!command->entity->follows_forgotten)
+		cqrs_journal_refuse_forgotten(key, &last);
 	cqrs_journal_check_unchanged(key, scope, &last);
 
 	load_state(command, scope, &last, &state);

@@ -30,8 +30,6 @@
 #include "role.h"
 #include "statement.h"
 
-#define DEFAULT_AFTER_FORGET	"refuse"
-
 static Statement create_statement = {
 	.sql = "INSERT INTO cqrs.entity (entity_type, owner, initial_state, snapshot_every, keep_snapshots, after_forget)"
 	" VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
@@ -227,11 +225,16 @@ check_settings(FunctionCallInfo fcinfo)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("keep_snapshots is %d; it must be at least 1", PG_GETARG_INT32(3))));
-	if (!PG_ARGISNULL(4) && strcmp(text_to_cstring(PG_GETARG_TEXT_PP(4)), DEFAULT_AFTER_FORGET) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("after_forget \"%s\" is not supported", text_to_cstring(PG_GETARG_TEXT_PP(4))),
-				 errhint("The only value so far is '%s'.", DEFAULT_AFTER_FORGET)));
+	if (!PG_ARGISNULL(4))
+	{
+		const char *after_forget = text_to_cstring(PG_GETARG_TEXT_PP(4));
+
+		if (strcmp(after_forget, "refuse") != 0 && strcmp(after_forget, "follow") != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("after_forget is \"%s\"", after_forget),
+					 errhint("Use 'refuse' or 'follow'.")));
+	}
 }
 
 static text *
@@ -277,7 +280,10 @@ register_handler(HandlerKind kind, text *entity_type, text *name, int from_versi
 	char	   *signature;
 
 	cqrs_new_event_check_name(entity_type, "entity type");
-	cqrs_new_event_check_name(name, kind == HANDLER_COMMAND ? "command type" : "event type");
+	if (kind == HANDLER_COMMAND)
+		cqrs_new_event_check_name(name, "command type");
+	else
+		cqrs_new_event_check_type(name);
 	values[0] = PointerGetDatum(entity_type);
 	values[1] = CStringGetTextDatum(kinds[kind]);
 	values[2] = PointerGetDatum(name);

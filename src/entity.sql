@@ -8,7 +8,7 @@ CREATE FUNCTION cqrs.create_entity(
     LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'cqrs_create_entity';
 COMMENT ON FUNCTION cqrs.create_entity(text, jsonb, integer, integer, text) IS
-    'Creates an entity type, owned by the current role: the state of a new entity, after how many events a snapshot is taken (0: never) and how many snapshots an entity keeps. Errors: 42710 if it exists, 42501 if the journal has events of the type and you may not read them, 22004, 22023, 0A000 for settings, 54000 for a name that is too long.';
+    'Creates an entity type, owned by the current role: the state of a new entity, after how many events a snapshot is taken (0: never), how many snapshots an entity keeps, and whether what comes after cqrs.forget is refused (refuse) or follows on (follow). Errors: 42710 if it exists, 42501 if the journal has events of the type and you may not read them, 22004, 22023 for settings, 54000 for a name that is too long.';
 
 CREATE FUNCTION cqrs.alter_entity(
     entity_type text,

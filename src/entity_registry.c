@@ -36,7 +36,7 @@ static Registry registry = {.table = "entity", .load = load};
 
 static Statement entity_statement = {
 	.sql = "SELECT owner::text, initial_state, snapshot_every, keep_snapshots"
-	", revision FROM cqrs.entity WHERE entity_type = $1",
+	", revision, after_forget = 'follow' FROM cqrs.entity WHERE entity_type = $1",
 	.nargs = 1,
 	.argtypes = {TEXTOID}
 };
@@ -181,6 +181,7 @@ load(text *name, MemoryContext parent)
 		entity->snapshot_every = DatumGetInt32(cqrs_statement_column(0, 3, NULL));
 		entity->keep_snapshots = DatumGetInt32(cqrs_statement_column(0, 4, NULL));
 		revision = cqrs_statement_column(0, 5, NULL);
+		entity->follows_forgotten = DatumGetBool(cqrs_statement_column(0, 6, NULL));
 		load_handlers(entity, key);
 		entity->generation = compute_generation(entity, DatumGetInt64(revision));
 		MemoryContextSwitchTo(old);

@@ -28,6 +28,7 @@ typedef struct EntityType
 	Jsonb	   *initial_state;
 	int			snapshot_every;
 	int			keep_snapshots;
+	bool		follows_forgotten;	/* may it be written to again? */
 	/* Handlers */
 	int64		generation;		/* changes with whatever a state depends on */
 	RegisteredHandler *handlers;

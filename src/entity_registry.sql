@@ -4,7 +4,7 @@ CREATE TABLE cqrs.entity (
     initial_state jsonb NOT NULL,
     snapshot_every integer NOT NULL CHECK (snapshot_every >= 0),
     keep_snapshots integer NOT NULL CHECK (keep_snapshots >= 1),
-    after_forget text NOT NULL CHECK (after_forget IN ('refuse')),
+    after_forget text NOT NULL CHECK (after_forget IN ('refuse', 'follow')),
     revision bigint NOT NULL DEFAULT 0
 );
 SELECT pg_catalog.pg_extension_config_dump('cqrs.entity', '');

@@ -7,6 +7,9 @@
  * owner of the entity, in a scope of role.c that is entered once for as many
  * events as possible; whoever reads the events leaves it before it runs a
  * statement of ours.
+ *
+ * Events of our own, which say that others were deleted, are seen by none of
+ * them.  They alone may begin an entity at another version than 1.
  */
 #include "postgres.h"
 
@@ -29,6 +32,8 @@ typedef struct HandledEvent
 	const FoldedEvent *event;
 } HandledEvent;
 
+static bool fold_own_event(Fold *fold, FoldedEvent *event);
+static void refuse_if_hole(const Fold *fold, const FoldedEvent *event);
 static void keep_state(Fold *fold, Datum state);
 static bool upcast(Fold *fold, FoldedEvent *event);
 static void take_upcast(Fold *fold, FoldedEvent *event, int from_version, HeapTupleHeader result);
@@ -83,9 +88,7 @@ cqrs_fold_event(Fold *fold, FoldedEvent *event)
 {
 	EntityState *state = fold->state;
 
-	if (fold->sees_all && event->version != state->version + 1)
-		cqrs_fold_refuse_hole(fold, state->version + 1);
-	if (upcast(fold, event))
+	if (!fold_own_event(fold, event) && upcast(fold, event))
 	{
 		Handler    *handler = cqrs_entity_registry_handler(fold->entity, HANDLER_EVENT, event->event_type);
 		bool		isnull;
@@ -132,6 +135,31 @@ cqrs_fold_refuse_hole(const Fold *fold, int64 version)
 			 errmsg("entity \"%s\" of type \"%s\" has no event of version " INT64_FORMAT,
 					text_to_cstring(fold->key->entity_id), text_to_cstring(fold->key->entity_type), version),
 			 errdetail("Versions have no holes unless events were deleted by hand.")));
+}
+
+/* False if it is the users'. */
+static bool
+fold_own_event(Fold *fold, FoldedEvent *event)
+{
+	bool		isnull;
+
+	if (cqrs_journal_table_is_type(event->event_type, CQRS_FORGOTTEN))
+		keep_state(fold, JsonbPGetDatum(fold->entity->initial_state));
+	else if (cqrs_journal_table_is_type(event->event_type, CQRS_SNAPSHOT))
+		keep_state(fold, GetAttributeByNum(DatumGetHeapTupleHeader(event->datum), EVENT_DATA, &isnull));
+	else
+	{
+		refuse_if_hole(fold, event);
+		return cqrs_journal_table_is_type(event->event_type, CQRS_DELETED);
+	}
+	return true;
+}
+
+static void
+refuse_if_hole(const Fold *fold, const FoldedEvent *event)
+{
+	if (fold->sees_all && event->version != fold->state->version + 1)
+		cqrs_fold_refuse_hole(fold, fold->state->version + 1);
 }
 
 /* The old state goes when the new one is safe. */

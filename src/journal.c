@@ -48,7 +48,7 @@
 #include "statement.h"
 
 static Statement last_statement = {
-	.sql = "SELECT version, position, created_at FROM cqrs.journal"
+	.sql = "SELECT version, position, created_at, event_type = '" CQRS_FORGOTTEN "' FROM cqrs.journal"
 	" WHERE entity_type = $1 AND entity_id = $2 ORDER BY version DESC LIMIT 1",
 	.nargs = 2,
 	.argtypes = {TEXTOID, TEXTOID}
@@ -167,14 +167,16 @@ cqrs_journal_end_write(void)
 
 /*
  * Compares with what the caller expects: 0 no such entity, -4 any event, else
- * exactly that version.
+ * exactly that version.  One that was forgotten does not exist, though it has
+ * a version.
  */
 void
 cqrs_journal_check_version(const EntityKey *key, const LastEvent *last, int64 expected)
 {
 	char	   *entity;
 
-	if (expected == last->version || (expected == CQRS_EXPECT_EXISTS && last->version > 0))
+	if (expected == last->version || (expected == 0 && last->forgotten) ||
+		(expected == CQRS_EXPECT_EXISTS && last->version > 0 && !last->forgotten))
 		return;
 	entity = psprintf("\"%s\" of type \"%s\"", text_to_cstring(key->entity_id),
 					  text_to_cstring(key->entity_type));
@@ -182,12 +184,27 @@ cqrs_journal_check_version(const EntityKey *key, const LastEvent *last, int64 ex
 		ereport(ERROR,
 				(errcode(CQRS_VERSION_CONFLICT),
 				 errmsg("entity %s does not exist", entity),
-				 errdetail("Expected any version, found 0.")));
+				 last->forgotten ? errdetail("It was forgotten at version " INT64_FORMAT ".", last->version)
+				 : errdetail("Expected any version, found 0.")));
 	ereport(ERROR,
 			(errcode(CQRS_VERSION_CONFLICT),
 			 errmsg("entity %s has another version", entity),
 			 errdetail("Expected version " INT64_FORMAT ", found " INT64_FORMAT ".", expected, last->version),
 			 errhint("Load the entity again and repeat the command.")));
+}
+
+/* Nothing follows a tombstone, unless the entity type says so. */
+void
+cqrs_journal_refuse_forgotten(const EntityKey *key, const LastEvent *last)
+{
+	if (last->forgotten)
+		ereport(ERROR,
+				(errcode(CQRS_ENTITY_FORGOTTEN),
+				 errmsg("entity \"%s\" of type \"%s\" was forgotten", text_to_cstring(key->entity_id),
+						text_to_cstring(key->entity_type)),
+				 errdetail("Version " INT64_FORMAT " is its last.", last->version),
+				 errhint("The owner of the type can have it go on from there: "
+						 "cqrs.alter_entity(..., after_forget => 'follow').")));
 }
 
 /*
@@ -296,6 +313,7 @@ cqrs_journal_read_last(const EntityKey *key, bool sees_all, int64 at_least, Last
 		last->version = DatumGetInt64(cqrs_statement_column(0, 1, NULL));
 		last->position = DatumGetInt64(cqrs_statement_column(0, 2, NULL));
 		last->created_at = DatumGetTimestampTz(cqrs_statement_column(0, 3, NULL));
+		last->forgotten = DatumGetBool(cqrs_statement_column(0, 4, NULL));
 	}
 	SPI_finish();
 }

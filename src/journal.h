@@ -23,6 +23,7 @@ extern void cqrs_journal_check_key(EntityKey *key, text *entity_type, text *enti
 /* Called by writers, in this order, in a scope of cqrs_role_enter(). */
 extern void cqrs_journal_begin_write(const EntityKey *key, const RoleScope *scope, int64 at_least, LastEvent *last);
 extern void cqrs_journal_check_version(const EntityKey *key, const LastEvent *last, int64 expected);
+extern void cqrs_journal_refuse_forgotten(const EntityKey *key, const LastEvent *last);
 extern void cqrs_journal_check_unchanged(const EntityKey *key, const RoleScope *scope, const LastEvent *last);
 extern void cqrs_journal_complete(const LastEvent *last, Event *events, int count);
 extern void cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const Event *events, int count);

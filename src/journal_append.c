@@ -36,7 +36,7 @@ typedef struct Append
 
 static void parse_events(Append *append, Datum array);
 static int64 fingerprint(const NewEvent *events, int count);
-static void set_schema_versions(Append *append);
+static void obey_entity_type(Append *append, const LastEvent *last);
 static void append_events(Append *append, Receipt *receipt);
 
 PG_FUNCTION_INFO_V1(cqrs_append);
@@ -119,10 +119,12 @@ fingerprint(const NewEvent *events, int count)
 
 /* By what is registered now, not before we waited for the entity. */
 static void
-set_schema_versions(Append *append)
+obey_entity_type(Append *append, const LastEvent *last)
 {
 	EntityType *entity = cqrs_entity_registry_find(append->key.entity_type);
 
+	if (entity == NULL || !entity->follows_forgotten)
+		cqrs_journal_refuse_forgotten(&append->key, last);
 	for (int i = 0; i < append->count; i++)
 		append->events[i].schema_version =
 			cqrs_entity_registry_schema_version(entity, append->events[i].event_type);
@@ -143,7 +145,7 @@ append_events(Append *append, Receipt *receipt)
 		if (!append->any_version)
 			cqrs_journal_check_version(key, &last, append->expected);
 		cqrs_journal_check_unchanged(key, &scope, &last);
-		set_schema_versions(append);
+		obey_entity_type(append, &last);
 		cqrs_journal_complete(&last, append->events, append->count);
 		cqrs_journal_insert(key, &scope, append->events, append->count);
 

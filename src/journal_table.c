@@ -111,6 +111,7 @@ cqrs_journal_table_read_last(Relation journal, const EntityKey *key, int64 at_le
 		last->version = DatumGetInt64(slot->tts_values[EVENT_VERSION - 1]);
 		last->position = DatumGetInt64(slot->tts_values[EVENT_POSITION - 1]);
 		last->created_at = DatumGetTimestampTz(slot->tts_values[EVENT_CREATED_AT - 1]);
+		last->forgotten = cqrs_journal_table_is_type(DatumGetTextPP(slot->tts_values[EVENT_TYPE - 1]), CQRS_FORGOTTEN);
 	}
 	cqrs_journal_table_end_scan(&scan);
 	if (slot == NULL && at_least > 0)
@@ -192,6 +193,14 @@ cqrs_journal_table_insert(Relation journal, const EntityKey *key, const Event *e
 	ExecCloseIndices(target);
 	FreeExecutorState(estate);
 	CommandCounterIncrement();
+}
+
+bool
+cqrs_journal_table_is_type(const text *event_type, const char *type)
+{
+	Size		length = strlen(type);
+
+	return VARSIZE_ANY_EXHDR(event_type) == length && memcmp(VARDATA_ANY(event_type), type, length) == 0;
 }
 
 /* The columns of a row; the arrays have EVENT_ATTRIBUTES places. */

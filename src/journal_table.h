@@ -14,12 +14,21 @@
 
 #include "slice.h"
 
+/*
+ * Events of our own (retention.c).  No handler of an entity type sees them, and
+ * nobody else can write one: event types that begin with $ are reserved.
+ */
+#define CQRS_FORGOTTEN	"$forgotten"	/* all events before it are gone */
+#define CQRS_SNAPSHOT	"$snapshot" /* stands for itself and all before it */
+#define CQRS_DELETED	"$deleted"	/* says that there is a $snapshot */
+
 /* The last event of an entity; version 0 where there is none. */
 typedef struct LastEvent
 {
 	int64		version;
 	int64		position;
 	TimestampTz created_at;
+	bool		forgotten;		/* it is a tombstone: there is no entity */
 } LastEvent;
 
 /* A row to be written; the entity's key stands beside it. */
@@ -72,6 +81,7 @@ extern TupleTableSlot *cqrs_journal_table_next(JournalScan *scan);
 extern void cqrs_journal_table_end_scan(JournalScan *scan);
 
 extern void cqrs_journal_table_insert(Relation journal, const EntityKey *key, const Event *events, int count);
+extern bool cqrs_journal_table_is_type(const text *event_type, const char *type);
 extern void cqrs_journal_table_values(const EntityKey *key, const Event *event, Datum *values, bool *nulls);
 
 #endif

@@ -77,6 +77,18 @@ cqrs_new_event_check_name(text *name, const char *what)
 	return name;
 }
 
+text *
+cqrs_new_event_check_type(text *event_type)
+{
+	cqrs_new_event_check_name(event_type, "event type");
+	if (*VARDATA_ANY(event_type) == '$')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("event type \"%s\" is reserved", text_to_cstring(event_type)),
+				 errdetail("Events whose type begins with $ are written by the extension.")));
+	return event_type;
+}
+
 Jsonb *
 cqrs_new_event_check_data(Jsonb *data, const char *what)
 {
@@ -201,7 +213,7 @@ parse_element(HeapTupleHeader row, NewEvent *event)
 	ReleaseTupleDesc(desc);
 
 	event->event_type = nulls[0] ? NULL : DatumGetTextPP(values[0]);
-	cqrs_new_event_check_name(event->event_type, "event type");
+	cqrs_new_event_check_type(event->event_type);
 	what = psprintf("event \"%s\"", text_to_cstring(event->event_type));
 	event->data = cqrs_new_event_check_data(nulls[1] ? NULL : DatumGetJsonbP(values[1]), what);
 	event->metadata = nulls[2] ? NULL : DatumGetJsonbP(values[2]);

@@ -28,6 +28,7 @@ extern const Cause *cqrs_new_event_set_cause(const Cause *cause);
 
 extern NewEvent *cqrs_new_event_parse(Datum array, int *count);
 extern text *cqrs_new_event_check_name(text *name, const char *what);
+extern text *cqrs_new_event_check_type(text *event_type);
 extern Jsonb *cqrs_new_event_check_data(Jsonb *data, const char *what);
 extern void cqrs_new_event_check_metadata(Jsonb *metadata);
 extern Jsonb *cqrs_new_event_merge_metadata(Jsonb *under, Jsonb *over);

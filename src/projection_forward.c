@@ -11,6 +11,8 @@
  * positions.  A crash has it read those again.
  *
  * Events of parked entities, from where they are parked on, are left out.
+ * Where such an entity was forgotten meanwhile there is nothing to wait for:
+ * it is released before its tombstone is read.
  * When somebody wants them replayed they come in their order, up to where the
  * partition has read, and the offset with them; with the last of them the entity is not parked any more, and what
  * follows comes with all the others.
@@ -94,9 +96,19 @@ static Statement release_parked_statement = {
 	.argtypes = {TEXTOID, TEXTOID, TEXTOID}
 };
 
+/* Tombstones are an entity's first events. */
+static Statement forgotten_statement = {
+	.sql = "SELECT entity_type, entity_id FROM unnest($1, $2, $3) AS k (entity_type, entity_id, position)"
+	" WHERE position < (SELECT CASE WHEN j.event_type = '" CQRS_FORGOTTEN "' AND j.position <= $4 THEN j.position END"
+	" FROM cqrs.journal j WHERE j.entity_type = k.entity_type AND j.entity_id = k.entity_id ORDER BY j.version LIMIT 1)",
+	.nargs = 4,
+	.argtypes = {TEXTARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT8OID}
+};
+
 static int64 bound(const Step *step, int64 from);
 static int	limit_of(const Step *step);
-static void move_on(Step *step);
+static int	release_forgotten(Step *step, int64 up_to);
+static void move_on(Step *step, int released);
 static void read_parked_entities(Step *step, const ProjectionOffset *offset, Datum *arrays);
 static void read_journal(Step *step, const RoleScope *scope, Statement *statement, Datum *values, const char *nulls, int limit);
 static bool find_parked(Step *step, ParkedEntity * entity);
@@ -109,6 +121,7 @@ void
 cqrs_projection_forward(Step *step, void *unused)
 {
 	EventRange	range = {.offset = &step->partition->offset};
+	int			released = 0;
 
 	if (!cqrs_projection_step_lease(step))
 		return;
@@ -118,9 +131,11 @@ cqrs_projection_forward(Step *step, void *unused)
 	step->reached = range.after;
 	if (range.up_to <= range.after)
 		return;
+	if (step->partition->offset.parked > 0)
+		released = release_forgotten(step, range.up_to);
 	cqrs_projection_forward_read(step, &step->own, &range);
 	step->reached = step->batch.full ? step->batch.positions[step->batch.count - 1] : range.up_to;
-	move_on(step);
+	move_on(step, released);
 	if (step->batch.count == 0)
 		return;
 	step->application.replay = step->reached <= step->partition->offset.replay_until &&
@@ -248,13 +263,42 @@ limit_of(const Step *step)
 	return limit > 0 ? Min(limit, step->projection->batch_size) : step->projection->batch_size;
 }
 
-static void
-move_on(Step *step)
+/* Parked entities whose events are all gone are not parked any more; returns how many. */
+static int
+release_forgotten(Step *step, int64 up_to)
 {
 	ProjectionOffset *offset = &step->partition->offset;
-	Advance		advance = {.position = step->reached};
+	Datum		values[] = {(Datum) 0, (Datum) 0, (Datum) 0, Int64GetDatum(up_to)};
+	SPITupleTable *rows;
+	RoleScope	journal;
+	bool		isnull;
+	int			count;
 
-	if (step->batch.count > 0 || step->reached - offset->position >= PERSIST_EVERY ||
+	read_parked_entities(step, offset, values);
+	cqrs_role_enter_own(&journal, &step->own, cqrs_catalog_relation_owner(cqrs_journal_relid()));
+	count = (int) cqrs_statement_write(&forgotten_statement, values, NULL);
+	rows = SPI_tuptable;
+	cqrs_role_leave(&journal);
+	for (int i = 0; i < count; i++)
+	{
+		Datum		entity[] = {
+			PointerGetDatum(offset->projection),
+			SPI_getbinval(rows->vals[i], rows->tupdesc, 1, &isnull),
+			SPI_getbinval(rows->vals[i], rows->tupdesc, 2, &isnull)
+		};
+
+		(void) cqrs_statement_write(&release_parked_statement, entity, NULL);
+	}
+	return count;
+}
+
+static void
+move_on(Step *step, int released)
+{
+	ProjectionOffset *offset = &step->partition->offset;
+	Advance		advance = {.position = step->reached, .parked = -released};
+
+	if (step->batch.count > 0 || released > 0 || step->reached - offset->position >= PERSIST_EVERY ||
 		step->reached == step->projection->barrier || step->reached == offset->replay_until)
 		cqrs_projection_offset_advance(offset, &advance);
 }

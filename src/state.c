@@ -45,7 +45,7 @@ static Statement chunk_statement = {
 };
 
 static Statement at_version_statement = {
-	.sql = "SELECT version, position, created_at FROM cqrs.journal"
+	.sql = "SELECT version, position, created_at, event_type = '" CQRS_FORGOTTEN "' FROM cqrs.journal"
 	" WHERE entity_type = $1 AND entity_id = $2 AND version = $3",
 	.nargs = 3,
 	.argtypes = {TEXTOID, TEXTOID, INT8OID}
@@ -53,13 +53,14 @@ static Statement at_version_statement = {
 
 /* Within an entity time never goes back, so the first match is the last event by then. */
 static Statement at_time_statement = {
-	.sql = "SELECT version, position, created_at FROM cqrs.journal"
+	.sql = "SELECT version, position, created_at, event_type = '" CQRS_FORGOTTEN "' FROM cqrs.journal"
 	" WHERE entity_type = $1 AND entity_id = $2 AND created_at <= $3"
 	" ORDER BY version DESC LIMIT 1",
 	.nargs = 3,
 	.argtypes = {TEXTOID, TEXTOID, TIMESTAMPTZOID}
 };
 
+static bool last_event_is_hidden(const EntityKey *key, const RoleScope *scope, const LastEvent *seen);
 static bool find_target(FunctionCallInfo fcinfo, const EntityKey *key, const LastEvent *last, LastEvent *target);
 static bool read_target(Statement *statement, const EntityKey *key, Datum value, LastEvent *target);
 static bool fold_after(EntityType *entity, const EntityKey *key, const RoleScope *scope,
@@ -141,6 +142,13 @@ cqrs_state_apply(EntityType *entity, const EntityKey *key, const RoleScope *scop
 	cqrs_fold_end(&fold);
 }
 
+/* Reads an event with the active snapshot, as the effective role; false if there is none of that version. */
+bool
+cqrs_state_find_version(const EntityKey *key, int64 version, LastEvent *event)
+{
+	return read_target(&at_version_statement, key, Int64GetDatum(version), event);
+}
+
 /* An event handler that ships: what the event says is put into the state. */
 PG_FUNCTION_INFO_V1(cqrs_merge);
 Datum
@@ -157,7 +165,8 @@ cqrs_merge(PG_FUNCTION_ARGS)
 
 /*
  * Runs as the caller, with the snapshot of his statement.  Where he may not
- * see all events, what was kept from them is not used.
+ * see all events, what was kept from them is not used; and an entity whose last
+ * event is hidden from him does not exist, rather than being as it was before.
  */
 PG_FUNCTION_INFO_V1(cqrs_state);
 Datum
@@ -186,7 +195,9 @@ cqrs_state(PG_FUNCTION_ARGS)
 
 	cqrs_role_enter_bare(&scope, GetUserId());
 	cqrs_journal_read_last(&key, source == STATE_FROM_KEPT, cqrs_state_cache_version(&key), &last);
-	found = last.version > 0 && find_target(fcinfo, &key, &last, &target);
+	if (source == STATE_FROM_EVENTS && last_event_is_hidden(&key, &scope, &last))
+		last.version = 0;
+	found = last.version > 0 && find_target(fcinfo, &key, &last, &target) && !target.forgotten;
 	if (found)
 		cqrs_state_load(entity, &key, &scope, &target, source, &state);
 	cqrs_role_leave(&scope);
@@ -207,6 +218,7 @@ cqrs_take_snapshot(PG_FUNCTION_ARGS)
 	LastEvent	last;
 	RoleScope	scope;
 	RoleScope	journal;
+	bool		exists;
 
 	PreventCommandDuringRecovery("cqrs.take_snapshot()");
 	cqrs_entity_lock_refuse_effect("take_snapshot");
@@ -218,7 +230,8 @@ cqrs_take_snapshot(PG_FUNCTION_ARGS)
 
 	cqrs_role_enter_bare(&scope, cqrs_catalog_extension_owner());
 	cqrs_journal_begin_write(&key, &scope, cqrs_state_cache_version(&key), &last);
-	if (last.version > 0)
+	exists = last.version > 0 && !last.forgotten;
+	if (exists)
 	{
 		cqrs_role_enter_own(&journal, &scope, cqrs_catalog_relation_owner(cqrs_journal_relid()));
 		cqrs_state_load(entity, &key, &scope, &last, STATE_FROM_KEPT, &state);
@@ -228,9 +241,22 @@ cqrs_take_snapshot(PG_FUNCTION_ARGS)
 	}
 	cqrs_journal_end_write();
 	cqrs_role_leave(&scope);
-	if (last.version == 0)
+	if (!exists)
 		PG_RETURN_NULL();
 	PG_RETURN_INT64(last.version);
+}
+
+/* Of the same snapshot, the journal's owner sees all. */
+static bool
+last_event_is_hidden(const EntityKey *key, const RoleScope *scope, const LastEvent *seen)
+{
+	RoleScope	journal;
+	LastEvent	last;
+
+	cqrs_role_enter_own(&journal, scope, cqrs_catalog_relation_owner(cqrs_journal_relid()));
+	cqrs_journal_read_last(key, true, 0, &last);
+	cqrs_role_leave(&journal);
+	return last.version != seen->version;
 }
 
 /* Which event the caller wants the state after; false if there was no entity yet. */
@@ -267,6 +293,7 @@ read_target(Statement *statement, const EntityKey *key, Datum value, LastEvent *
 		target->version = DatumGetInt64(cqrs_statement_column(0, 1, NULL));
 		target->position = DatumGetInt64(cqrs_statement_column(0, 2, NULL));
 		target->created_at = DatumGetTimestampTz(cqrs_statement_column(0, 3, NULL));
+		target->forgotten = DatumGetBool(cqrs_statement_column(0, 4, NULL));
 	}
 	SPI_finish();
 	return found;

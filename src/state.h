@@ -17,6 +17,7 @@ typedef enum StateSource
 
 extern void cqrs_state_load(EntityType *entity, const EntityKey *key, const RoleScope *scope,
 							const LastEvent *target, StateSource source, EntityState *state);
+extern bool cqrs_state_find_version(const EntityKey *key, int64 version, LastEvent *event);
 extern void cqrs_state_apply(EntityType *entity, const EntityKey *key, const RoleScope *scope,
 							 EntityState *state, const Event *events, int count);
 

@@ -13,7 +13,7 @@ CREATE FUNCTION cqrs.state(
     LANGUAGE c STABLE COST 1000 -- not parallel: it calls the users' functions
     AS 'MODULE_PATHNAME', 'cqrs_state';
 COMMENT ON FUNCTION cqrs.state(text, text, bigint, timestamptz) IS
-    'The state of an entity: now, after the event of a version (0: the initial state), or at a time; NULL where there is no such entity, or was none by then. Needs SELECT on cqrs.journal, whose row security applies: who sees only some of the events gets the fold of these. Errors: QR003, QR001 for a version beyond the last, QR005 if an event cannot be handled, 22023 for a version and a time both.';
+    'The state of an entity: now, after the event of a version (0: the initial state), or at a time; NULL where there is no such entity, or was none by then. Needs SELECT on cqrs.journal, whose row security applies: who sees only some of the events gets the fold of these, or NULL where the last one is hidden. Errors: QR003, QR001 for a version beyond the last, QR005 if an event cannot be handled, 22023 for a version and a time both.';
 
 CREATE FUNCTION cqrs.take_snapshot(entity_type text, entity_id text) RETURNS bigint
     LANGUAGE c VOLATILE

@@ -10,6 +10,11 @@
  * state.c compares.  Only a journal that was dropped and made anew begins with
  * the positions again; then all entries go.
  *
+ * They go, too, when an entity was forgotten, though no entry is wrong then:
+ * nobody shall keep what was to be deleted.  The message that tells other
+ * sessions is about the view cqrs.state_cache, which nothing else touches; a
+ * session that is idle acts on it when it next looks for a state.
+ *
  * Entries are found by the hash of the entity; of two entities with the same
  * hash one is kept.  The least recently used go first when there are more
  * bytes than cqrs.state_cache_size.
@@ -24,8 +29,10 @@
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "utils/hsearch.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 
+#include "catalog.h"
 #include "compat.h"
 #include "journal.h"
 #include "settings.h"
@@ -62,7 +69,10 @@ static MemoryContext cache_context = NULL;
 static dlist_head by_use = DLIST_STATIC_INIT(by_use);
 static Size bytes = 0;
 static Oid	cached_journal = InvalidOid;
+static Oid	watched = InvalidOid;	/* the view */
+static bool cleared = false;
 
+static void on_relcache_message(Datum arg, Oid relid);
 static Counters *my_counters(void);
 static void increment(pg_atomic_uint64 *counter);
 static void publish_size(void);
@@ -101,6 +111,7 @@ cqrs_state_cache_init(void)
 	};
 
 	cqrs_shmem_register(&area);
+	CacheRegisterRelcacheCallback(on_relcache_message, (Datum) 0);
 }
 
 /* Of which version the state is that is kept of the entity; 0 if none is. */
@@ -172,6 +183,12 @@ cqrs_state_cache_put(const EntityType *entity, const EntityKey *key, const Entit
 }
 
 void
+cqrs_state_cache_clear(void)
+{
+	CacheInvalidateRelcacheByRelid(cqrs_catalog_relation("state_cache"));
+}
+
+void
 cqrs_state_cache_count(bool hit)
 {
 	increment(hit ? &my_counters()->hits : &my_counters()->misses);
@@ -200,6 +217,13 @@ cqrs_state_cache_counters(PG_FUNCTION_ARGS)
 	for (int i = 0; i < lengthof(sums); i++)
 		values[i] = Int64GetDatum((int64) sums[i]);
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
+}
+
+static void
+on_relcache_message(Datum arg, Oid relid)
+{
+	if (relid == watched || relid == InvalidOid)
+		cleared = true;
 }
 
 static Counters *
@@ -236,7 +260,7 @@ start_cache(void)
 	HASHCTL		info = {.keysize = sizeof(uint64), .entrysize = sizeof(CacheEntry)};
 	Oid			journal = cqrs_journal_relid();
 
-	if (entries && cached_journal == journal)
+	if (entries && cached_journal == journal && !cleared)
 		return;
 	if (cache_context == NULL)
 	{
@@ -250,6 +274,9 @@ start_cache(void)
 	dlist_init(&by_use);
 	bytes = 0;
 	cached_journal = journal;
+	watched = cqrs_catalog_relation("state_cache");
+	cleared = false;
+	publish_size();
 }
 
 static CacheEntry *

@@ -14,6 +14,9 @@ extern int64 cqrs_state_cache_version(const EntityKey *key);
 extern bool cqrs_state_cache_get(const EntityType *entity, const EntityKey *key, EntityState *state);
 extern void cqrs_state_cache_put(const EntityType *entity, const EntityKey *key, const EntityState *state);
 
+/* Has all sessions throw away what they keep, when the transaction commits. */
+extern void cqrs_state_cache_clear(void);
+
 /* Was a state taken as it was (hit), or folded (miss)? */
 extern void cqrs_state_cache_count(bool hit);
 
