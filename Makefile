@@ -71,9 +71,9 @@ ci sanitize valgrind:
 demo:
 	@exec test/run demo "$(or $(REPO),.)"
 
-# make bench CASE="append_new command_10" ROUNDS=5 SECONDS=2 CLIENTS=8 SYNC=off
+# make bench CASE="append_new command_10" ROUNDS=5 SECONDS=2 CLIENTS=8 SYNC=off PUBLISH=yes
 bench:
-	@exec test/run bench case="$(CASE)" rounds="$(ROUNDS)" seconds="$(SECONDS)" clients="$(CLIENTS)" sync="$(SYNC)"
+	@exec test/run bench case="$(CASE)" rounds="$(ROUNDS)" seconds="$(SECONDS)" clients="$(CLIENTS)" sync="$(SYNC)" publish="$(PUBLISH)"
 
 lint:
 	@exec test/lint "$(CONCEPTS)" "$(REGRESS)"

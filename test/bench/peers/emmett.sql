@@ -7,3 +7,5 @@ FROM seed ORDER BY position;
 
 INSERT INTO emt_streams (stream_id, stream_position, stream_type, stream_metadata)
 SELECT 'account-' || entity_id, max(version), 'account', '{}' FROM seed GROUP BY entity_id;
+
+\ir ../read_model.sql

@@ -16,3 +16,5 @@ CREATE TABLE journal (
 
 INSERT INTO journal (slice, entity_type, entity_id, version, event_type, schema_version, data, metadata)
 SELECT 1, 'account', entity_id, version, event_type, 1, data, metadata FROM seed ORDER BY position;
+
+VACUUM ANALYZE;

@@ -21,3 +21,22 @@ BEGIN
     END LOOP;
     RETURN l.version;
 END $$;
+
+\ir ../read_model_by_hand.sql
+
+CREATE PROCEDURE project_each(up_to bigint) LANGUAGE plpgsql AS $$
+DECLARE
+    m record;
+    reached bigint;
+BEGIN
+    LOOP
+        SELECT position INTO reached FROM projection_offset FOR UPDATE;
+        EXIT WHEN reached >= up_to;
+        FOR m IN SELECT g.global_position, g.stream_name, g.type, g.data::jsonb AS data, g.time
+                 FROM get_category_messages('account', reached + 1, 500) g LOOP
+            PERFORM project_event(m.stream_name, m.type, m.data, m.time);
+        END LOOP;
+        UPDATE projection_offset SET position = m.global_position;
+        COMMIT;
+    END LOOP;
+END $$;

@@ -76,3 +76,48 @@ BEGIN
     WHERE s.entity_type = p_type AND s.entity_id = p_id;
     RETURN append(p_type, p_id, l.version, events);
 END $$;
+
+-- Projections: one event after the other, and a batch in one statement.
+\ir ../read_model_by_hand.sql
+
+CREATE PROCEDURE project_each(up_to bigint) LANGUAGE plpgsql AS $$
+DECLARE
+    e record;
+    reached bigint;
+BEGIN
+    LOOP
+        SELECT position INTO reached FROM projection_offset FOR UPDATE;
+        EXIT WHEN reached >= up_to;
+        FOR e IN SELECT position, entity_id, event_type, data, created_at FROM journal
+                 WHERE position > reached ORDER BY position LIMIT 500 LOOP
+            PERFORM project_event(e.entity_id, e.event_type, e.data, e.created_at);
+        END LOOP;
+        UPDATE projection_offset SET position = e.position;
+        COMMIT;
+    END LOOP;
+END $$;
+
+CREATE PROCEDURE project_set(up_to bigint) LANGUAGE plpgsql AS $$
+DECLARE
+    reached bigint;
+BEGIN
+    LOOP
+        SELECT position INTO reached FROM projection_offset FOR UPDATE;
+        EXIT WHEN reached >= up_to;
+        WITH batch AS MATERIALIZED (
+            SELECT position, entity_id, event_type, data, created_at FROM journal
+            WHERE position > reached ORDER BY position LIMIT 500
+        ), projected AS (
+            INSERT INTO balance AS b
+            SELECT entity_id, sum(CASE event_type WHEN 'Deposited' THEN (data ->> 'amount')::bigint
+                                                  WHEN 'Withdrawn' THEN -(data ->> 'amount')::bigint ELSE 0 END),
+                   count(*), max(created_at)
+            FROM batch GROUP BY entity_id
+            ON CONFLICT (entity_id) DO UPDATE
+            SET balance = b.balance + excluded.balance, events = b.events + excluded.events, updated_at = excluded.updated_at
+        )
+        SELECT max(position) INTO reached FROM batch;
+        UPDATE projection_offset SET position = reached;
+        COMMIT;
+    END LOOP;
+END $$;

@@ -1,0 +1,2 @@
+-- pgsql-http, which calls a service from a backend.
+CREATE EXTENSION http;
