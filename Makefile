@@ -58,7 +58,7 @@ $(OBJS) $(OBJS:.o=.bc): $(wildcard src/*.h)
 $(DATA_built): $(SQL) $(EXTENSION).control Makefile
 	cat $(SQL) > $@
 
-.PHONY: test matrix ci sanitize valgrind coverage demo bench lint indent
+.PHONY: test matrix ci sanitize valgrind coverage demo bench torture fuzz lint indent
 
 # make test SUITES="regress clang"
 test matrix coverage:
@@ -74,6 +74,13 @@ demo:
 # make bench CASE="append_new command_10" ROUNDS=5 SECONDS=2 CLIENTS=8 SYNC=off PUBLISH=yes
 bench:
 	@exec test/run bench case="$(CASE)" rounds="$(ROUNDS)" seconds="$(SECONDS)" clients="$(CLIENTS)" sync="$(SYNC)" publish="$(PUBLISH)"
+
+# make torture DURATION=1h SEED=42; make fuzz DURATION=30m
+torture:
+	@exec test/run torture "$(or $(DURATION),40s)" seed="$(SEED)"
+
+fuzz:
+	@exec test/run fuzz "$(or $(DURATION),2000)" seed="$(SEED)"
 
 lint:
 	@exec test/lint "$(CONCEPTS)" "$(REGRESS)"
