@@ -17,7 +17,8 @@ READ     = projection_registry projection_progress projection_settings \
 OUTSIDE  = command_delivery service_url service_address service_wait service_http service_signature service_options \
            service_latency service_breaker_state service_breaker service_control \
            service_request service_response service timer_queue timer_worker timer \
-           outbox_claim outbox_settle outbox_reply outbox_event outbox outbox_control outbox_worker outbox_status
+           outbox_claim outbox_event outbox outbox_control outbox_settle outbox_reply outbox_reply_worker \
+           outbox_postpone outbox_worker outbox_status
 CONCEPTS = $(BASE) $(WRITE) monitor $(READ) $(OUTSIDE) retention access module
 
 MODULE_big = $(EXTENSION)

@@ -6,14 +6,25 @@
  * under a command_id, so that it takes place once however often it is sent.
  * The role's scope lasts until the worker's transaction is committed, as that
  * of a projection's owner does.
+ *
+ * A command that waits for a lock, or that runs for long, is given up, so that
+ * it holds back no other.  A lock is waited for less long than it takes to find
+ * a deadlock: it is the worker that shall give way.  The time is over with the
+ * commit, since what the command defers belongs to it.
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+#include "utils/timeout.h"
 
 #include "command_delivery.h"
 #include "compat.h"
+#include "settings.h"
 #include "statement.h"
+
+#define LOCK_TIMEOUT	"500ms"
 
 static Statement send_statement = {
 	.sql = "SELECT version FROM cqrs.send($1, $2, $3, $4, command_id => $5)",
@@ -31,6 +42,8 @@ cqrs_command_deliver(const CommandDelivery *delivery, RoleScope *scope)
 	};
 	const Cause *before = cqrs_new_event_set_cause(&delivery->cause);
 
+	(void) set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+	enable_timeout_after(STATEMENT_TIMEOUT, cqrs_command_timeout_ms);
 	cqrs_role_enter_until_commit(scope, delivery->role, CQRS_SEARCH_PATH);
 	SPI_connect();
 	PG_TRY();
@@ -44,4 +57,11 @@ cqrs_command_deliver(const CommandDelivery *delivery, RoleScope *scope)
 	PG_END_TRY();
 	SPI_finish();
 	cqrs_role_restore_settings(scope);
+}
+
+void
+cqrs_command_delivery_end(void)
+{
+	disable_timeout(STATEMENT_TIMEOUT, false);
+	QueryCancelPending = false;
 }

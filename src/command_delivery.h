@@ -29,4 +29,7 @@ typedef struct CommandDelivery
  */
 extern void cqrs_command_deliver(const CommandDelivery *delivery, RoleScope *scope);
 
+/* Called after the transaction: the time of the command is over. */
+extern void cqrs_command_delivery_end(void);
+
 #endif

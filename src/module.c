@@ -12,6 +12,7 @@
 #include "entity_registry.h"
 #include "identity.h"
 #include "journal_table.h"
+#include "outbox_reply_worker.h"
 #include "outbox_worker.h"
 #include "position.h"
 #include "position_prepared.h"
@@ -59,6 +60,7 @@ _PG_init(void)
 	cqrs_projection_worker_init();
 	cqrs_service_breaker_init();
 	cqrs_timer_worker_init();
+	cqrs_outbox_reply_worker_init();
 	cqrs_outbox_worker_init();
 	cqrs_shmem_init();
 }

@@ -68,7 +68,8 @@ static Statement enqueue_statement = {
 	TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID, TEXTOID}
 };
 
-static const WorkerKind *worker_kind = NULL;
+static const WorkerKind *deliverer = NULL;
+static const WorkerKind *replier = NULL;
 
 static text *take_ordering_key(FunctionCallInfo fcinfo, const ServiceOptions *options, ServiceCall *call);
 static void check_commands(FunctionCallInfo fcinfo, const RoleScope *scope);
@@ -77,15 +78,27 @@ static void lock_key(const char *service, text *key);
 static void insert(FunctionCallInfo fcinfo, Datum id, const ServiceCall *call, text *key, const RoleScope *scope);
 
 void
-cqrs_outbox_set_worker(const WorkerKind *kind)
+cqrs_outbox_set_deliverer(const WorkerKind *kind)
 {
-	worker_kind = kind;
+	deliverer = kind;
+}
+
+void
+cqrs_outbox_set_replier(const WorkerKind *kind)
+{
+	replier = kind;
 }
 
 void
 cqrs_outbox_wake_at_commit(void)
 {
-	cqrs_worker_wake_at_commit(worker_kind);
+	cqrs_worker_wake_at_commit(deliverer);
+}
+
+void
+cqrs_outbox_wake_replier_at_commit(void)
+{
+	cqrs_worker_wake_at_commit(replier);
 }
 
 PG_FUNCTION_INFO_V1(cqrs_enqueue);

@@ -15,7 +15,7 @@
  * about is durable before anybody outside learns of it.
  *
  * A database has one outbox worker at most (worker_launcher.c), so what is
- * claimed when a worker starts was claimed by one that is gone: no leases, and
+ * claimed and not by this one was claimed by one that is gone: no leases, and
  * nothing waits for one to run out.  The attempt's number is the token by which
  * an outcome is settled.
  *
@@ -26,6 +26,10 @@
  * snapshot of a claim and its lock on a row somebody may have removed the first
  * one, so after rows were put behind the first of their keys is promoted.
  *
+ * The worker waits for no row: one that a session has locked is passed over,
+ * and tried again.  For a lock on the table, by DDL, it waits LOCK_TIMEOUT, since
+ * transfers do not go on meanwhile.
+ *
  * Services are looked at in turn, and none has more than its share in flight,
  * so that one that hangs does not keep others waiting.
  */
@@ -34,8 +38,10 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -43,22 +49,32 @@
 #include "outbox_claim.h"
 #include "statement.h"
 
-#define BUSY_MS		100
+#define LOCK_TIMEOUT	"100ms"
+#define BUSY_MS			100
 
 #define UNSETTLED	"('pending', 'claimed', 'answered')"
 
-/* What a worker that is gone has left; and the first of each key, whatever has happened. */
+/* What a worker that is gone has left; true if somebody has locked some of it. */
 static Statement recover_statement = {
-	.sql = "UPDATE cqrs.outbox SET state = 'pending', next_attempt_at = $1,"
-	" last_error = 'the worker ended while the request was under way' WHERE state = 'claimed'",
-	.nargs = 1,
-	.argtypes = {TIMESTAMPTZOID}
+	.sql = "WITH abandoned AS MATERIALIZED (SELECT id FROM cqrs.outbox WHERE state = 'claimed' AND id <> ALL ($2)),"
+	" locked AS MATERIALIZED (SELECT o.id FROM cqrs.outbox o WHERE o.id IN (SELECT id FROM abandoned) FOR UPDATE SKIP LOCKED),"
+	" pending AS (UPDATE cqrs.outbox o SET state = 'pending', next_attempt_at = $1,"
+	" last_error = 'the worker ended while the request was under way'"
+	" FROM locked WHERE o.id = locked.id AND o.state = 'claimed')"
+	" SELECT (SELECT count(*) FROM abandoned) > (SELECT count(*) FROM locked)",
+	.nargs = 2,
+	.argtypes = {TIMESTAMPTZOID, UUIDARRAYOID}
 };
 
+/* The first of each key, whatever has happened; those that somebody has locked. */
 static Statement heads_statement = {
-	.sql = "UPDATE cqrs.outbox o SET behind = false WHERE o.behind AND o.state = 'pending' AND NOT EXISTS ("
+	.sql = "WITH head AS MATERIALIZED (SELECT o.id, o.service, o.ordering_key FROM cqrs.outbox o"
+	" WHERE o.behind AND o.state = 'pending' AND NOT EXISTS ("
 	"SELECT FROM cqrs.outbox b WHERE b.service = o.service AND b.ordering_key = o.ordering_key"
-	" AND b.state IN " UNSETTLED " AND b.number < o.number)",
+	" AND b.state IN " UNSETTLED " AND b.number < o.number)),"
+	" locked AS MATERIALIZED (SELECT o.id FROM cqrs.outbox o WHERE o.id IN (SELECT id FROM head) FOR UPDATE SKIP LOCKED),"
+	" promoted AS (UPDATE cqrs.outbox o SET behind = false FROM locked WHERE o.id = locked.id AND o.state = 'pending')"
+	" SELECT service, ordering_key FROM head WHERE id NOT IN (SELECT id FROM locked)",
 	.nargs = 0
 };
 
@@ -70,11 +86,6 @@ static Statement services_statement = {
 	" AND o.service > due.service ORDER BY o.service LIMIT 1) FROM due WHERE due.service IS NOT NULL)"
 	" SELECT due.service, (SELECT o.next_attempt_at FROM cqrs.outbox o WHERE o.state = 'pending' AND NOT o.behind"
 	" AND o.service = due.service ORDER BY o.next_attempt_at LIMIT 1) FROM due WHERE due.service IS NOT NULL",
-	.nargs = 0
-};
-
-static Statement reply_statement = {
-	.sql = "SELECT next_attempt_at FROM cqrs.outbox WHERE state = 'answered' ORDER BY next_attempt_at LIMIT 1",
 	.nargs = 0
 };
 
@@ -106,7 +117,7 @@ static Statement promote_statement = {
 	.argtypes = {TEXTOID, TEXTOID}
 };
 
-static Statement session_promote_statement = {
+static Statement waiting_promote_statement = {
 	.sql = "UPDATE cqrs.outbox SET behind = false WHERE id = (SELECT id FROM cqrs.outbox"
 	" WHERE service = $1 AND ordering_key = $2 AND state IN " UNSETTLED " ORDER BY number LIMIT 1) AND state = 'pending'",
 	.nargs = 2,
@@ -119,10 +130,11 @@ static List *unpromoted = NIL;
 static List *services = NIL;	/* of OutboxService, for the life of the
 								 * process */
 
+static void remember_unpromoted(const text *service, const text *ordering_key);
 static bool promote_again(void);
 static bool equal_texts(const text *a, const text *b);
 static OutboxService *find_service(const char *name);
-static Delivery *take_delivery(OutboxService *service, uint64 row);
+static Delivery *take_delivery(OutboxService *service, uint64 row, MemoryContext parent);
 static void *copy_varlena(uint64 row, int column);
 static char *copy_text(uint64 row, int column);
 
@@ -132,6 +144,7 @@ cqrs_outbox_claim_begin(RoleScope *scope)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	cqrs_role_enter(scope, GetUserId());
+	(void) set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 	SPI_connect();
 }
 
@@ -144,31 +157,44 @@ cqrs_outbox_claim_end(const RoleScope *scope)
 	CommitTransactionCommand();
 }
 
-/* Takes over what a worker that is gone has left; called once. */
-void
-cqrs_outbox_claim_recover(void)
+/*
+ * Takes over what a worker that is gone has left, which is what is claimed and
+ * not in flight; false if it has to be called again, for what is locked.
+ */
+bool
+cqrs_outbox_claim_recover(List *in_flight)
 {
-	Datum		now = TimestampTzGetDatum(GetCurrentTimestamp());
+	Datum	   *ids = palloc(sizeof(Datum) * Max(1, list_length(in_flight)));
+	Datum		values[2];
+	int			count = 0;
+	uint64		locked;
+	ListCell   *cell;
 
-	(void) cqrs_statement_write(&recover_statement, &now, NULL);
-	(void) cqrs_statement_write(&heads_statement, NULL, NULL);
+	foreach(cell, in_flight)
+		ids[count++] = UUIDPGetDatum(&((Delivery *) lfirst(cell))->id);
+	values[0] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[1] = PointerGetDatum(construct_array(ids, count, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR));
+	(void) cqrs_statement_write(&recover_statement, values, NULL);
+	if (DatumGetBool(cqrs_statement_column(0, 1, NULL)))
+		return false;
+	locked = cqrs_statement_write(&heads_statement, NULL, NULL);
+	for (uint64 i = 0; i < locked; i++)
+		remember_unpromoted(DatumGetTextPP(cqrs_statement_column(i, 1, NULL)),
+							DatumGetTextPP(cqrs_statement_column(i, 2, NULL)));
+	return true;
 }
 
 /*
- * All services that were ever seen, those that something is to be sent to
- * marked; when the next reply is due, DT_NOEND if none is; and when to look
- * again in any case.
+ * Looks which services something is to be sent to, and returns when to look
+ * again for what is locked; DT_NOEND if nothing is.
  */
-List *
-cqrs_outbox_claim_services(TimestampTz *next_reply_at, TimestampTz *look_at)
+TimestampTz
+cqrs_outbox_claim_look(void)
 {
+	bool		promoted = promote_again();
 	uint64		count;
 	ListCell   *cell;
 
-	*look_at = promote_again() ? DT_NOEND : TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUSY_MS);
-	*next_reply_at = DT_NOEND;
-	if (cqrs_statement_read(&reply_statement, NULL, NULL, 1) > 0)
-		*next_reply_at = DatumGetTimestampTz(cqrs_statement_column(0, 1, NULL));
 	foreach(cell, services)
 		((OutboxService *) lfirst(cell))->due = false;
 	count = cqrs_statement_read(&services_statement, NULL, NULL, 0);
@@ -179,18 +205,25 @@ cqrs_outbox_claim_services(TimestampTz *next_reply_at, TimestampTz *look_at)
 		service->due = true;
 		service->due_at = DatumGetTimestampTz(cqrs_statement_column(i, 2, NULL));
 	}
+	return promoted ? DT_NOEND : TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUSY_MS);
+}
+
+/* All services that were ever seen; not to be changed. */
+List *
+cqrs_outbox_claim_services(void)
+{
 	return services;
 }
 
 /*
- * Claims up to so many deliveries that are due; a list, allocated in the
- * context of SPI, of deliveries that are not.  The commit is flushed.
+ * Claims up to so many deliveries that are due, and adds them to a list.  Both
+ * are allocated in the context, each delivery in a child of it, which lives
+ * longer than the transaction.  The commit is flushed.
  */
 List *
-cqrs_outbox_claim_due(OutboxService *service, int count, TimestampTz now)
+cqrs_outbox_claim_due(List *claimed, OutboxService *service, int count, TimestampTz now, MemoryContext context)
 {
 	Datum		values[] = {CStringGetTextDatum(service->name), TimestampTzGetDatum(now), Int64GetDatum(count)};
-	List	   *claimed = NIL;
 	List	   *behind = NIL;
 	uint64		rows = cqrs_statement_write(&claim_statement, values, NULL);
 	ListCell   *cell;
@@ -198,7 +231,13 @@ cqrs_outbox_claim_due(OutboxService *service, int count, TimestampTz now)
 	for (uint64 i = 0; i < rows; i++)
 	{
 		if (DatumGetBool(cqrs_statement_column(i, 3, NULL)))
-			claimed = lappend(claimed, take_delivery(service, i));
+		{
+			Delivery   *delivery = take_delivery(service, i, context);
+			MemoryContext old = MemoryContextSwitchTo(context);
+
+			claimed = lappend(claimed, delivery);
+			MemoryContextSwitchTo(old);
+		}
 		else
 			behind = lappend(behind, copy_varlena(i, 2));
 	}
@@ -219,14 +258,34 @@ void
 cqrs_outbox_claim_promote(text *service, text *ordering_key)
 {
 	Datum		values[] = {PointerGetDatum(service), PointerGetDatum(ordering_key)};
-	MemoryContext old;
-	ListCell   *cell;
 
 	if (ordering_key == NULL)
 		return;
 	(void) cqrs_statement_write(&promote_statement, values, NULL);
-	if (!DatumGetBool(cqrs_statement_column(0, 1, NULL)))
-		return;
+	if (DatumGetBool(cqrs_statement_column(0, 1, NULL)))
+		remember_unpromoted(service, ordering_key);
+}
+
+/*
+ * The same for who cannot try again later: it waits for who has locked the row,
+ * which may be the worker that is putting it behind right now.  If another one
+ * of the key is under way, a claim will put it behind again.
+ */
+void
+cqrs_outbox_claim_promote_waiting(text *service, text *ordering_key)
+{
+	Datum		values[] = {PointerGetDatum(service), PointerGetDatum(ordering_key)};
+
+	if (ordering_key)
+		(void) cqrs_statement_write(&waiting_promote_statement, values, NULL);
+}
+
+static void
+remember_unpromoted(const text *service, const text *ordering_key)
+{
+	MemoryContext old;
+	ListCell   *cell;
+
 	foreach(cell, unpromoted)
 	{
 		const List *pair = lfirst(cell);
@@ -235,21 +294,9 @@ cqrs_outbox_claim_promote(text *service, text *ordering_key)
 			return;
 	}
 	old = MemoryContextSwitchTo(TopMemoryContext);
-	unpromoted = lappend(unpromoted, list_make2(PG_DETOAST_DATUM_COPY(values[0]), PG_DETOAST_DATUM_COPY(values[1])));
+	unpromoted = lappend(unpromoted, list_make2(PG_DETOAST_DATUM_COPY(PointerGetDatum(service)),
+												PG_DETOAST_DATUM_COPY(PointerGetDatum(ordering_key))));
 	MemoryContextSwitchTo(old);
-}
-
-/*
- * The same in a session that has removed the first one.  The row is locked in
- * any case: the worker may be putting it behind right now.
- */
-void
-cqrs_outbox_claim_promote_in_session(text *service, text *ordering_key)
-{
-	Datum		values[] = {PointerGetDatum(service), PointerGetDatum(ordering_key)};
-
-	if (ordering_key)
-		(void) cqrs_statement_write(&session_promote_statement, values, NULL);
 }
 
 static bool
@@ -302,9 +349,9 @@ find_service(const char *name)
 }
 
 static Delivery *
-take_delivery(OutboxService *service, uint64 row)
+take_delivery(OutboxService *service, uint64 row, MemoryContext parent)
 {
-	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "pg_cqrs delivery", ALLOCSET_SMALL_SIZES);
+	MemoryContext context = AllocSetContextCreate(parent, "pg_cqrs delivery", ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	Delivery   *delivery = palloc0(sizeof(Delivery));
 	ServiceCall *call = &delivery->call;
@@ -316,6 +363,7 @@ take_delivery(OutboxService *service, uint64 row)
 	delivery->id_text = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&delivery->id)));
 	delivery->ordering_key = copy_varlena(row, 2);
 	delivery->role = pstrdup(NameStr(*DatumGetName(cqrs_statement_column(row, 4, NULL))));
+	call->service = service->name;
 	call->method = copy_text(row, 5);
 	call->path = copy_text(row, 6);
 	call->query = copy_varlena(row, 7);

@@ -21,6 +21,7 @@ typedef struct OutboxService
 	int			in_flight;
 	int			limit;			/* of deliveries in flight */
 	bool		cautious;		/* its breaker has let nothing through yet */
+	bool		rejected;		/* the last call was, for whatever reason */
 	TimestampTz postponed_until;
 } OutboxService;
 
@@ -43,6 +44,10 @@ typedef struct Delivery
 	ServiceOptions *options;
 	BreakerPermit *permit;
 	HttpTransfer *transfer;
+	/* Over */
+	struct Outcome *outcome;	/* see outbox_settle.c; NULL: not yet */
+	TimestampTz settle_at;		/* when it may be written */
+	int			settle_failures;	/* in a row */
 } Delivery;
 
 /* Begins and ends a transaction of the worker, with SPI, in the scope of our own statements. */
@@ -50,10 +55,11 @@ extern void cqrs_outbox_claim_begin(RoleScope *scope);
 extern void cqrs_outbox_claim_end(const RoleScope *scope);
 
 /* Called between these two. */
-extern void cqrs_outbox_claim_recover(void);
-extern List *cqrs_outbox_claim_services(TimestampTz *next_reply_at, TimestampTz *look_at);
-extern List *cqrs_outbox_claim_due(OutboxService *service, int count, TimestampTz now);
+extern bool cqrs_outbox_claim_recover(List *in_flight);
+extern TimestampTz cqrs_outbox_claim_look(void);
+extern List *cqrs_outbox_claim_services(void);
+extern List *cqrs_outbox_claim_due(List *claimed, OutboxService *service, int count, TimestampTz now, MemoryContext context);
 extern void cqrs_outbox_claim_promote(text *service, text *ordering_key);
-extern void cqrs_outbox_claim_promote_in_session(text *service, text *ordering_key);
+extern void cqrs_outbox_claim_promote_waiting(text *service, text *ordering_key);
 
 #endif

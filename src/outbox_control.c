@@ -62,17 +62,21 @@ Datum
 cqrs_retry_outbox(PG_FUNCTION_ARGS)
 {
 	pg_uuid_t  *id = PG_GETARG_UUID_P(0);
+	const char *state;
 	RoleScope	scope;
 	LockedRow	row;
 
 	begin_change("retry_outbox", id, &scope, &row);
+	state = state_again(&row);
 	{
 		Datum		values[] = {
-			UUIDPGetDatum(id), CStringGetTextDatum(state_again(&row)), TimestampTzGetDatum(GetCurrentTimestamp())
+			UUIDPGetDatum(id), CStringGetTextDatum(state), TimestampTzGetDatum(GetCurrentTimestamp())
 		};
 
 		(void) cqrs_statement_write(&again_statement, values, NULL);
 	}
+	if (strcmp(state, "answered") == 0)
+		cqrs_outbox_wake_replier_at_commit();
 	end_change(&scope);
 	PG_RETURN_VOID();
 }
@@ -92,7 +96,7 @@ cqrs_discard_outbox(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("delivery %s is under way", DatumGetCString(DirectFunctionCall1(uuid_out, value)))));
 	(void) cqrs_statement_write(&discard_statement, &value, NULL);
-	cqrs_outbox_claim_promote_in_session(row.service, row.ordering_key);
+	cqrs_outbox_claim_promote_waiting(row.service, row.ordering_key);
 	end_change(&scope);
 	PG_RETURN_VOID();
 }

@@ -12,6 +12,9 @@
  * request is not sent again.  The command is sent as the role that enqueued,
  * with its rights of now, under the id of the delivery: command and state change
  * together or not at all.
+ *
+ * The next delivery of the ordering key is brought back in the same transaction.
+ * If a session has locked that for long, the command is put off.
  */
 #include "postgres.h"
 
@@ -21,28 +24,26 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
-#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "command_delivery.h"
 #include "errors.h"
+#include "outbox.h"
 #include "outbox_reply.h"
 #include "outbox_settle.h"
 #include "position.h"
-#include "settings.h"
 #include "statement.h"
 #include "worker_error.h"
 #include "worker_process.h"
 
-#define COMMAND_TIMEOUT_MS	60000
-#define LOCK_TIMEOUT	"500ms" /* transfers wait meanwhile */
-
 /* The row of a delivery whose command is due. */
 typedef struct Reply
 {
+	MemoryContext context;		/* lives longer than the transaction */
+	bool		taken;			/* there was one that is due */
+	/* The row */
 	pg_uuid_t	id;
 	text	   *service;
 	text	   *ordering_key;	/* or NULL */
@@ -50,11 +51,17 @@ typedef struct Reply
 	int			attempt;		/* this one */
 	int			max_attempts;
 	CommandDelivery command;
+	const ErrorData *error;		/* why it was not sent */
 	/* Transaction */
 	RoleScope	own;
 	RoleScope	sender;
 	bool		as_sender;
 } Reply;
+
+static Statement next_statement = {
+	.sql = "SELECT next_attempt_at FROM cqrs.outbox WHERE state = 'answered' ORDER BY next_attempt_at LIMIT 1",
+	.nargs = 0
+};
 
 static Statement due_statement = {
 	.sql = "SELECT id, service, ordering_key, role, reply_attempt + 1, max_attempts, reply_entity_type, reply_entity_id,"
@@ -80,63 +87,77 @@ static Statement failed_statement = {
 	.argtypes = {UUIDOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, INT4OID}
 };
 
-static bool take_due(Reply *reply, MemoryContext context);
+static void send_due(Reply *reply);
+static bool take_due(Reply *reply);
 static void *copy_varlena(int column);
 static void deliver(Reply *reply);
-static void note_failure(const Reply *reply, const ErrorData *error);
+static bool handle_failure(Reply *reply, const ErrorData *error);
+static void note_failure(void *arg);
 
-bool
+/* When the next command is due; DT_NOEND: none waits.  Called between claim_begin and claim_end. */
+TimestampTz
+cqrs_outbox_reply_next(void)
+{
+	if (cqrs_statement_read(&next_statement, NULL, NULL, 1) == 0)
+		return DT_NOEND;
+	return DatumGetTimestampTz(cqrs_statement_column(0, 1, NULL));
+}
+
+ReplyResult
 cqrs_outbox_reply_send(void)
 {
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "pg_cqrs reply", ALLOCSET_DEFAULT_SIZES);
 	Reply	   *reply = MemoryContextAllocZero(context, sizeof(Reply));
 	ErrorData  *volatile error = NULL;
-	volatile bool found = false;
+	ReplyResult result;
 
-	MemoryContextSwitchTo(context);
+	reply->context = context;
 	PG_TRY();
 	{
-		cqrs_outbox_claim_begin(&reply->own);
-		found = take_due(reply, context);
-		if (found)
-			deliver(reply);
-		else
-			cqrs_outbox_claim_end(&reply->own);
+		send_due(reply);
 	}
 	PG_CATCH();
 	{
 		error = cqrs_worker_error_take(context, false);
-		MemoryContextSwitchTo(context);
 	}
 	PG_END_TRY();
 	/* Until now: the commit runs deferred triggers. */
-	disable_timeout(STATEMENT_TIMEOUT, false);
-	QueryCancelPending = false;
+	cqrs_command_delivery_end();
 	if (reply->as_sender)
 	{
 		if (error == NULL)
 			cqrs_role_leave(&reply->sender);
 		cqrs_worker_process_discard();
 	}
-	if (error && !found)
-		ReThrowError(error);
-	if (error)
-		note_failure(reply, error);
+	result = reply->taken ? REPLY_SENT : REPLY_NONE;
+	if (error && !handle_failure(reply, error))
+		result = REPLY_UNCHANGED;
 	MemoryContextSwitchTo(TopMemoryContext);
 	MemoryContextDelete(context);
-	return found;
+	return result;
+}
+
+static void
+send_due(Reply *reply)
+{
+	cqrs_outbox_claim_begin(&reply->own);
+	reply->taken = take_due(reply);
+	if (reply->taken)
+		deliver(reply);
+	else
+		cqrs_outbox_claim_end(&reply->own);
 }
 
 /* Locks the first row that is due; false if there is none. */
 static bool
-take_due(Reply *reply, MemoryContext context)
+take_due(Reply *reply)
 {
 	Datum		now = TimestampTzGetDatum(GetCurrentTimestamp());
 	CommandDelivery *command = &reply->command;
 
 	if (cqrs_statement_write(&due_statement, &now, NULL) == 0)
 		return false;
-	MemoryContextSwitchTo(context);
+	MemoryContextSwitchTo(reply->context);
 	reply->id = *DatumGetUUIDP(cqrs_statement_column(0, 1, NULL));
 	reply->service = copy_varlena(2);
 	reply->ordering_key = copy_varlena(3);
@@ -174,12 +195,11 @@ deliver(Reply *reply)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("role \"%s\" does not exist", reply->role)));
 	(void) cqrs_statement_write(&sent_statement, values, NULL);
-	cqrs_outbox_claim_promote(reply->service, reply->ordering_key);
+	cqrs_outbox_claim_promote_waiting(reply->service, reply->ordering_key);
+	cqrs_outbox_wake_at_commit();
 	SPI_finish();
 	cqrs_role_leave(&reply->own);
 	reply->as_sender = true;
-	(void) set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
-	enable_timeout_after(STATEMENT_TIMEOUT, COMMAND_TIMEOUT_MS);
 	cqrs_command_deliver(&reply->command, &reply->sender);
 	/* Others act on events. */
 	if (cqrs_position_held_by_me())
@@ -188,21 +208,36 @@ deliver(Reply *reply)
 	CommitTransactionCommand();
 }
 
-/* The command was not sent. An error of the system's is no attempt; a row that somebody has locked is left as it is. */
-static void
-note_failure(const Reply *reply, const ErrorData *error)
+/* The command was not sent.  False if that could not be noted either, or nothing was taken. */
+static bool
+handle_failure(Reply *reply, const ErrorData *error)
 {
+	bool		rejected = error->sqlerrcode == CQRS_COMMAND_REJECTED;
+
+	if (reply->taken && !rejected)
+		ereport(LOG,
+				(errmsg("the command that follows delivery %s could not be sent", reply->command.cause.name),
+				 errdetail("%s", error->message)));
+	else if (!reply->taken)
+		ereport(LOG,
+				(errmsg("could not look for commands that follow deliveries"),
+				 errdetail("%s", error->message)));
+	reply->error = error;
+	return reply->taken && cqrs_worker_error_try(note_failure, reply);
+}
+
+/* An error of the system's is no attempt; a row that somebody has locked is left as it is. */
+static void
+note_failure(void *arg)
+{
+	Reply	   *reply = arg;
+	const ErrorData *error = reply->error;
 	bool		rejected = error->sqlerrcode == CQRS_COMMAND_REJECTED;
 	bool		systems = cqrs_worker_error_is_systems(error) && error->sqlerrcode != ERRCODE_QUERY_CANCELED;
 	bool		again = systems || (!rejected && reply->attempt < reply->max_attempts);
 	TimestampTz now = GetCurrentTimestamp();
-	RoleScope	scope;
 
-	if (!rejected)
-		ereport(LOG,
-				(errmsg("the command that follows delivery %s could not be sent", reply->command.cause.name),
-				 errdetail("%s", error->message)));
-	cqrs_outbox_claim_begin(&scope);
+	cqrs_outbox_claim_begin(&reply->own);
 	{
 		Datum		values[] = {
 			UUIDPGetDatum(&reply->id), CStringGetTextDatum(rejected ? "rejected" : again ? "answered" : "reply_failed"),
@@ -213,7 +248,10 @@ note_failure(const Reply *reply, const ErrorData *error)
 
 		(void) cqrs_statement_write(&failed_statement, values, NULL);
 		if (!again)
-			cqrs_outbox_claim_promote(reply->service, reply->ordering_key);
+		{
+			cqrs_outbox_claim_promote_waiting(reply->service, reply->ordering_key);
+			cqrs_outbox_wake_at_commit();
+		}
 	}
-	cqrs_outbox_claim_end(&scope);
+	cqrs_outbox_claim_end(&reply->own);
 }

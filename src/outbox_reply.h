@@ -5,7 +5,19 @@
 #ifndef CQRS_OUTBOX_REPLY_H
 #define CQRS_OUTBOX_REPLY_H
 
-/* Sends the one that is due first; false if none is.  Called in no transaction. */
-extern bool cqrs_outbox_reply_send(void);
+#include "datatype/timestamp.h"
+
+typedef enum ReplyResult
+{
+	REPLY_NONE,					/* none is due, or somebody has locked those
+								 * that are */
+	REPLY_SENT,					/* or it is noted that it could not be */
+	REPLY_UNCHANGED				/* it was undone, and is still due */
+} ReplyResult;
+
+extern TimestampTz cqrs_outbox_reply_next(void);
+
+/* Sends the one that is due first.  Called in no transaction. */
+extern ReplyResult cqrs_outbox_reply_send(void);
 
 #endif

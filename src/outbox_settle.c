@@ -14,10 +14,12 @@
  * ("full jitter"), and not before the service's Retry-After.  Any other status
  * gives it up at once, a redirect too.
  *
- * An open breaker postpones without using the attempt.
+ * An open breaker, or too many calls under way, has it pending again as if it had
+ * not been claimed.
  *
- * The row is changed only if it is still that attempt's, and in one transaction
- * with the promotion of the next one of its ordering key.
+ * First what has happened is noted, once, then it is written: by another attempt
+ * if that fails.  The row is changed only if it is still that attempt's, and in
+ * one transaction with the promotion of the next one of its ordering key.
  */
 #include "postgres.h"
 
@@ -31,6 +33,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "outbox.h"
 #include "outbox_settle.h"
 #include "service_response.h"
 #include "settings.h"
@@ -39,9 +42,10 @@
 
 #define MAX_BODY	(64 * 1024 * 1024)	/* a jsonb has no room for much more */
 
-/* What is known of an attempt. */
+/* What is known of an attempt, in the context of its delivery. */
 typedef struct Outcome
 {
+	bool		not_begun;		/* and does not count */
 	bool		succeeded;
 	bool		again;			/* may go well the next time */
 	int			status;			/* 0: none */
@@ -50,10 +54,17 @@ typedef struct Outcome
 } Outcome;
 
 static Statement retry_statement = {
-	.sql = "UPDATE cqrs.outbox SET state = 'pending', attempt = attempt - $3, next_attempt_at = $4,"
-	" last_status = coalesce($5, last_status), last_error = $6 WHERE id = $1 AND state = 'claimed' AND attempt = $2",
-	.nargs = 6,
-	.argtypes = {UUIDOID, INT4OID, INT4OID, TIMESTAMPTZOID, INT4OID, TEXTOID}
+	.sql = "UPDATE cqrs.outbox SET state = 'pending', next_attempt_at = $3, last_status = coalesce($4, last_status),"
+	" last_error = $5 WHERE id = $1 AND state = 'claimed' AND attempt = $2",
+	.nargs = 5,
+	.argtypes = {UUIDOID, INT4OID, TIMESTAMPTZOID, INT4OID, TEXTOID}
+};
+
+static Statement put_back_statement = {
+	.sql = "UPDATE cqrs.outbox SET state = 'pending', attempt = attempt - 1, last_error = $3"
+	" WHERE id = $1 AND state = 'claimed' AND attempt = $2",
+	.nargs = 3,
+	.argtypes = {UUIDOID, INT4OID, TEXTOID}
 };
 
 static Statement settle_statement = {
@@ -64,10 +75,11 @@ static Statement settle_statement = {
 	.argtypes = {UUIDOID, INT4OID, TEXTOID, BOOLOID, TIMESTAMPTZOID, INT4OID, TEXTOID, JSONBOID}
 };
 
+static Outcome *new_outcome(Delivery *delivery);
 static void judge(const HttpResponse *response, Outcome *outcome);
-static void settle(Delivery *delivery, const Outcome *outcome);
-static void retry(Delivery *delivery, int attempts_back, int64 delay_ms, const Outcome *outcome);
-static void finish(Delivery *delivery, const Outcome *outcome);
+static void put_back(const Delivery *delivery, const Outcome *outcome);
+static void retry(const Delivery *delivery, const Outcome *outcome);
+static void finish(const Delivery *delivery, const Outcome *outcome);
 static Jsonb *answer_of(const Delivery *delivery, const Outcome *outcome);
 static void push_text(JsonbParseState **state, const char *key, const char *value);
 static void push_number(JsonbParseState **state, const char *key, int value);
@@ -77,39 +89,56 @@ static const char *text_body(const HttpResponse *response);
 
 /* Its transfer is over. */
 void
-cqrs_outbox_settle_response(Delivery *delivery)
+cqrs_outbox_settle_note_response(Delivery *delivery)
 {
 	const HttpResponse *response = cqrs_service_http_response(delivery->transfer);
-	Outcome		outcome = {.status = response->status, .retry_after_s = response->retry_after_s};
+	Outcome    *outcome = new_outcome(delivery);
 
-	judge(response, &outcome);
-	if (!outcome.succeeded && response->result == HTTP_ANSWERED)
-		outcome.error = psprintf("status %d", response->status);
+	outcome->status = response->status;
+	outcome->retry_after_s = response->retry_after_s;
+	judge(response, outcome);
+	if (!outcome->succeeded && response->result == HTTP_ANSWERED)
+		outcome->error = MemoryContextStrdup(delivery->context, psprintf("status %d", response->status));
 	else if (response->result == HTTP_TOO_LARGE)
-		outcome.error = "the answer is too large";
+		outcome->error = "the answer is too large";
 	else if (response->result == HTTP_ADDRESS_REFUSED)
-		outcome.error = "the service is at an address that is not called";
+		outcome->error = "the service is at an address that is not called";
 	else if (response->result != HTTP_ANSWERED)
-		outcome.error = response->error;
-	settle(delivery, &outcome);
+		outcome->error = response->error;
 }
 
 /* It could not be begun: for a right that was lost, say, or a service that is gone. */
 void
-cqrs_outbox_settle_error(Delivery *delivery, const ErrorData *error)
+cqrs_outbox_settle_note_error(Delivery *delivery, const ErrorData *error)
 {
-	Outcome		outcome = {.again = cqrs_worker_error_is_systems(error), .error = error->message};
+	Outcome    *outcome = new_outcome(delivery);
 
-	settle(delivery, &outcome);
+	outcome->again = cqrs_worker_error_is_systems(error);
+	outcome->error = error->message;
 }
 
 /* It was not begun, and this attempt does not count. */
 void
-cqrs_outbox_settle_postponed(Delivery *delivery, int64 delay_ms, const char *reason)
+cqrs_outbox_settle_note_rejection(Delivery *delivery, const char *reason)
 {
-	Outcome		outcome = {.error = reason};
+	Outcome    *outcome = new_outcome(delivery);
 
-	retry(delivery, 1, delay_ms, &outcome);
+	outcome->not_begun = true;
+	outcome->error = reason;
+}
+
+/* Writes what was noted. */
+void
+cqrs_outbox_settle(const Delivery *delivery)
+{
+	const Outcome *outcome = delivery->outcome;
+
+	if (outcome->not_begun)
+		put_back(delivery, outcome);
+	else if (outcome->again && delivery->attempt < delivery->max_attempts)
+		retry(delivery, outcome);
+	else
+		finish(delivery, outcome);
 }
 
 int64
@@ -118,6 +147,13 @@ cqrs_outbox_settle_delay_ms(int attempt)
 	double		bound_ms = (double) cqrs_outbox_retry_delay_ms * (1 << Min(attempt - 1, 30));
 
 	return (int64) (pg_prng_double(&pg_global_prng_state) * Min(bound_ms, (double) cqrs_outbox_max_retry_delay_s * 1000));
+}
+
+static Outcome *
+new_outcome(Delivery *delivery)
+{
+	delivery->outcome = MemoryContextAllocZero(delivery->context, sizeof(Outcome));
+	return delivery->outcome;
 }
 
 static void
@@ -140,30 +176,35 @@ judge(const HttpResponse *response, Outcome *outcome)
 }
 
 static void
-settle(Delivery *delivery, const Outcome *outcome)
+put_back(const Delivery *delivery, const Outcome *outcome)
 {
-	if (outcome->again && delivery->attempt < delivery->max_attempts)
-	{
-		int64		asked_ms = Min(outcome->retry_after_s, cqrs_outbox_max_retry_delay_s) * 1000;
-
-		retry(delivery, 0, Max(cqrs_outbox_settle_delay_ms(delivery->attempt), asked_ms), outcome);
-	}
-	else
-		finish(delivery, outcome);
-}
-
-static void
-retry(Delivery *delivery, int attempts_back, int64 delay_ms, const Outcome *outcome)
-{
-	TimestampTz at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
-	char		nulls[] = {' ', ' ', ' ', ' ', outcome->status > 0 ? ' ' : 'n', ' '};
 	RoleScope	scope;
 
 	cqrs_outbox_claim_begin(&scope);
 	{
 		Datum		values[] = {
-			UUIDPGetDatum(&delivery->id), Int32GetDatum(delivery->attempt), Int32GetDatum(attempts_back),
-			TimestampTzGetDatum(at), Int32GetDatum(outcome->status), CStringGetTextDatum(outcome->error)
+			UUIDPGetDatum(&delivery->id), Int32GetDatum(delivery->attempt), CStringGetTextDatum(outcome->error)
+		};
+
+		(void) cqrs_statement_write(&put_back_statement, values, NULL);
+	}
+	cqrs_outbox_claim_end(&scope);
+}
+
+static void
+retry(const Delivery *delivery, const Outcome *outcome)
+{
+	int64		asked_ms = Min(outcome->retry_after_s, cqrs_outbox_max_retry_delay_s) * 1000;
+	int64		delay_ms = Max(cqrs_outbox_settle_delay_ms(delivery->attempt), asked_ms);
+	TimestampTz at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
+	char		nulls[] = {' ', ' ', ' ', outcome->status > 0 ? ' ' : 'n', ' '};
+	RoleScope	scope;
+
+	cqrs_outbox_claim_begin(&scope);
+	{
+		Datum		values[] = {
+			UUIDPGetDatum(&delivery->id), Int32GetDatum(delivery->attempt), TimestampTzGetDatum(at),
+			Int32GetDatum(outcome->status), CStringGetTextDatum(outcome->error)
 		};
 
 		(void) cqrs_statement_write(&retry_statement, values, nulls);
@@ -173,7 +214,7 @@ retry(Delivery *delivery, int attempts_back, int64 delay_ms, const Outcome *outc
 
 /* The outcome is known. */
 static void
-finish(Delivery *delivery, const Outcome *outcome)
+finish(const Delivery *delivery, const Outcome *outcome)
 {
 	bool		follows = outcome->succeeded ? delivery->has_reply : delivery->has_failure;
 	const char *state = follows ? "answered" : outcome->succeeded ? "delivered" : "dead";
@@ -192,7 +233,9 @@ finish(Delivery *delivery, const Outcome *outcome)
 		};
 
 		(void) cqrs_statement_write(&settle_statement, values, nulls);
-		if (!follows)
+		if (follows)
+			cqrs_outbox_wake_replier_at_commit();
+		else
 			cqrs_outbox_claim_promote(cstring_to_text(delivery->service->name), delivery->ordering_key);
 	}
 	cqrs_outbox_claim_end(&scope);

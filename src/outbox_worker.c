@@ -6,13 +6,21 @@
  * under way at once.  It goes round:
  *
  *	settle		transfers that are over, each in a transaction
- *	reply		commands whose delivery is settled, one in a transaction
  *	claim		what is due, of all services in turn, in one transaction
  *	start		a transfer for each: rights, options and breaker are looked at in
  *				a transaction that has ended before the first byte is sent
+ *	clean		what was delivered long ago
  *	wait		for a transfer, for somebody who enqueues, for what is due next
  *
  * So no transaction, snapshot or lock is held while a service is waited for.
+ * Nor is there any other wait but those of a disk and of LOCK_TIMEOUT in
+ * outbox_claim.c: the commands that follow are sent by a worker of their own
+ * (outbox_reply_worker.c), since handlers take the time that they take.
+ *
+ * An error of a transaction undoes that alone; it is logged and tried again at
+ * growing intervals, while everything else goes on.  What has become of a request
+ * is kept until it is written.  So nothing short of the end of the process has
+ * a request sent again.
  *
  * Whoever commits an order sets the worker's latch, so it looks at the table
  * when it was woken, when something has ended, and when something is due.  Once
@@ -26,7 +34,6 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "utils/acl.h"
@@ -38,7 +45,8 @@
 #include "catalog.h"
 #include "identity.h"
 #include "outbox.h"
-#include "outbox_reply.h"
+#include "outbox_claim.h"
+#include "outbox_postpone.h"
 #include "outbox_settle.h"
 #include "outbox_worker.h"
 #include "settings.h"
@@ -48,17 +56,16 @@
 
 #define MAX_IN_FLIGHT		128 /* of all services */
 #define KEPT_CONNECTIONS	64
-#define BUSY_MS				100 /* a service has too many calls under way */
-#define PROBING_MS			250 /* somebody else makes the trial call */
-#define HELD_OPEN_MS		1000	/* no end is known */
-#define CLEAN_EVERY_MS		60000
+#define BUSY_MS				100 /* somebody has locked something */
+#define CLEAN_EVERY_MS		60000	/* or sooner, if less is kept */
+#define CLEAN_PAUSE_MS		1000
 #define CLEAN_AT_ONCE		10000
 
 static Statement wanted_statement = {
 	.sql = "SELECT EXISTS (SELECT FROM cqrs.outbox WHERE state = 'claimed')"
-	" OR EXISTS (SELECT FROM cqrs.outbox WHERE state = 'answered')"
 	" OR EXISTS (SELECT FROM cqrs.outbox WHERE state = 'pending' AND NOT behind)"
-	" OR EXISTS (SELECT FROM cqrs.outbox WHERE state = 'pending' AND ordering_key IS NOT NULL AND behind)",
+	" OR EXISTS (SELECT FROM cqrs.outbox WHERE state = 'pending' AND ordering_key IS NOT NULL AND behind)"
+	" OR EXISTS (SELECT FROM cqrs.outbox WHERE state = 'delivered')",
 	.nargs = 0
 };
 
@@ -70,31 +77,50 @@ static Statement clean_statement = {
 	.argtypes = {TIMESTAMPTZOID}
 };
 
-static List *in_flight = NIL;	/* of Delivery, in TopMemoryContext */
+static Statement oldest_statement = {
+	.sql = "SELECT settled_at FROM cqrs.outbox WHERE state = 'delivered' ORDER BY settled_at LIMIT 1",
+	.nargs = 0
+};
+
+/* What a look at the table finds, in the context. */
+typedef struct TableLook
+{
+	MemoryContext context;
+	TimestampTz now;
+	List	   *claimed;		/* of Delivery */
+} TableLook;
+
+/* Of Delivery, in TopMemoryContext: under way, or over and not written yet. */
+static List *in_flight = NIL;
+static TimestampTz settle_at = DT_NOEND;	/* what could not be written */
+
+static bool recovered = false;	/* what a worker that is gone has left */
 static bool must_look = true;	/* at the table */
 static TimestampTz look_at = 0; /* at the latest; DT_NOEND: no time is known */
-static TimestampTz reply_at = 0;	/* when the next command is due */
-static TimestampTz reply_postponed_until = 0;	/* somebody has locked those
-												 * due */
-static TimestampTz cleaned_at = 0;
+static int	look_failures = 0;	/* in a row */
 static int	next_service = 0;
+
+static TimestampTz oldest = DT_NOEND;	/* when the first one that is still
+										 * there was delivered */
+static TimestampTz cleaned_at = 0;
 
 static int	count_wanted(void);
 static void run(void);
 static void wait(void);
-static void recover(void);
 static bool do_work(void);
 static bool settle_finished(void);
-static void settle_transfer(Delivery *delivery);
+static void end_transfer(Delivery *delivery);
+static void settle(void *arg);
 static void free_delivery(Delivery *delivery);
-static List *look(TimestampTz now);
-static List *claim_all(List *services, TimestampTz now);
-static void note_due(const OutboxService *service, TimestampTz now);
+static List *look_at_table(TimestampTz now);
+static void claim(void *arg);
+static void claim_all(TableLook *look, List *services);
 static void start(Delivery *delivery);
-static bool begin_transfer(Delivery *delivery, BreakerRejection *rejection);
-static void postpone(Delivery *delivery, const BreakerRejection *rejection);
-static void clean(TimestampTz now);
-static long wait_ms(void);
+static void begin_transfer(Delivery *delivery, BreakerRejection *rejection);
+static bool clean(TimestampTz now);
+static void remove_delivered(void *arg);
+static TimestampTz clean_at(void);
+static long ms_until(TimestampTz at);
 
 static const WorkerKind kind = {"outbox", count_wanted, run, false};
 
@@ -102,7 +128,7 @@ void
 cqrs_outbox_worker_init(void)
 {
 	cqrs_worker_register_kind(&kind);
-	cqrs_outbox_set_worker(&kind);
+	cqrs_outbox_set_deliverer(&kind);
 }
 
 static int
@@ -123,7 +149,6 @@ static void
 run(void)
 {
 	cqrs_service_http_keep(KEPT_CONNECTIONS);
-	recover();
 	for (;;)
 	{
 		cqrs_worker_process_check_orders();
@@ -152,7 +177,7 @@ wait(void)
 {
 	if (in_flight == NIL)
 	{
-		long		timeout_ms = wait_ms();
+		long		timeout_ms = ms_until(Min(look_at, clean_at()));
 
 		must_look = true;
 
@@ -162,24 +187,18 @@ wait(void)
 		 */
 		if (cqrs_worker_process_turn_is_over())
 			return;
-		cqrs_worker_process_sleep(timeout_ms, timeout_ms < 0);
+		/* What was delivered can be removed when there is work again. */
+		cqrs_worker_process_sleep(timeout_ms, look_at == DT_NOEND);
 	}
-	while (!must_look && wait_ms() != 0)
+	while (in_flight && !must_look)
 	{
-		must_look = cqrs_service_http_poll(wait_ms());
+		long		timeout_ms = ms_until(Min(Min(look_at, settle_at), clean_at()));
+
+		if (timeout_ms == 0)
+			return;
+		must_look = cqrs_service_http_poll(timeout_ms);
 		(void) settle_finished();
 	}
-}
-
-static void
-recover(void)
-{
-	RoleScope	scope;
-
-	cqrs_outbox_claim_begin(&scope);
-	if (OidIsValid(cqrs_catalog_relation("outbox")))
-		cqrs_outbox_claim_recover();
-	cqrs_outbox_claim_end(&scope);
 }
 
 /* False if there is nothing to do but to wait. */
@@ -191,24 +210,21 @@ do_work(void)
 	List	   *claimed;
 	ListCell   *cell;
 
-	if (reply_at <= now)
+	must_look = cqrs_outbox_postpone_heed_changes(now) || must_look;
+	/* One that has failed is not repeated before its time. */
+	if (Min(look_at, clean_at()) > now && (!must_look || look_failures > 0))
 	{
-		if (cqrs_outbox_reply_send())
-			any = true;
-		else
-			reply_postponed_until = TimestampTzPlusMilliseconds(now, BUSY_MS);
-		must_look = true;
-	}
-	if (!must_look && look_at > now)
+		must_look = false;
 		return any;
+	}
 	must_look = false;
-	claimed = look(now);
+	cqrs_outbox_postpone_look(now);
+	claimed = look_at_table(now);
 	foreach(cell, claimed)
 		start(lfirst(cell));
 	any = any || claimed != NIL;
 	list_free(claimed);
-	clean(now);
-	return any;
+	return clean(now) || any;
 }
 
 /* ---- what is over ---- */
@@ -216,40 +232,57 @@ do_work(void)
 static bool
 settle_finished(void)
 {
+	TimestampTz now = GetCurrentTimestamp();
 	bool		any = false;
 	ListCell   *cell;
 
+	settle_at = DT_NOEND;
 	foreach(cell, in_flight)
 	{
 		Delivery   *delivery = lfirst(cell);
 
-		if (cqrs_service_http_response(delivery->transfer)->result == HTTP_UNDER_WAY)
+		if (delivery->outcome == NULL && cqrs_service_http_response(delivery->transfer)->result != HTTP_UNDER_WAY)
+			end_transfer(delivery);
+		if (delivery->outcome == NULL)
 			continue;
-		in_flight = foreach_delete_current(in_flight, cell);
-		settle_transfer(delivery);
-		any = true;
+		if (delivery->settle_at <= now && cqrs_worker_error_try(settle, delivery))
+		{
+			in_flight = foreach_delete_current(in_flight, cell);
+			delivery->service->in_flight--;
+			free_delivery(delivery);
+			any = must_look = true;
+			continue;
+		}
+		if (delivery->settle_at <= now)
+			delivery->settle_at = cqrs_worker_error_retry_at(++delivery->settle_failures);
+		settle_at = Min(settle_at, delivery->settle_at);
 	}
+	if (any)
+		cqrs_worker_process_succeeded();
 	return any;
 }
 
+/* The breaker learns the outcome once, whenever it is written. */
 static void
-settle_transfer(Delivery *delivery)
+end_transfer(Delivery *delivery)
 {
+	MemoryContext old = MemoryContextSwitchTo(delivery->context);
 	const HttpResponse *response = cqrs_service_http_response(delivery->transfer);
 	BreakerOutcome outcome = cqrs_service_request_judge(delivery->options, response);
 	BreakerPermit *permit = delivery->permit;
-	MemoryContext old = MemoryContextSwitchTo(delivery->context);
 
 	delivery->permit = NULL;
 	cqrs_service_breaker_settle(permit, outcome, cqrs_service_request_error(delivery->options, response));
 	if (outcome == OUTCOME_SUCCESS)
 		delivery->service->cautious = false;
-	delivery->service->in_flight--;
-	cqrs_outbox_settle_response(delivery);
-	must_look = true;
+	cqrs_outbox_settle_note_response(delivery);
 	MemoryContextSwitchTo(old);
-	free_delivery(delivery);
-	cqrs_worker_process_succeeded();
+}
+
+static void
+settle(void *arg)
+{
+	cqrs_outbox_settle(arg);
 }
 
 static void
@@ -266,32 +299,59 @@ free_delivery(Delivery *delivery)
 
 /* Claims what there is room for; finds out when to look again. */
 static List *
-look(TimestampTz now)
+look_at_table(TimestampTz now)
 {
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "pg_cqrs claim", ALLOCSET_DEFAULT_SIZES);
+	TableLook	look = {.context = context, .now = now};
 	List	   *claimed = NIL;
-	RoleScope	scope;
+	ListCell   *cell;
 
-	look_at = reply_at = DT_NOEND;
-	cqrs_outbox_claim_begin(&scope);
-	if (OidIsValid(cqrs_catalog_relation("outbox")))
+	if (cqrs_worker_error_try(claim, &look))
 	{
-		List	   *services = cqrs_outbox_claim_services(&reply_at, &look_at);
-
-		reply_at = Max(reply_at, reply_postponed_until);
-		if (!cqrs_worker_process_turn_is_over())
-			claimed = claim_all(services, now);
+		look_failures = 0;
+		claimed = list_copy(look.claimed);
+		foreach(cell, claimed)
+			MemoryContextSetParent(((Delivery *) lfirst(cell))->context, TopMemoryContext);
 	}
-	cqrs_outbox_claim_end(&scope);
+	else
+	{
+		look_at = cqrs_worker_error_retry_at(++look_failures);
+		/* What was promoted, and what was to be, is looked for. */
+		recovered = false;
+	}
+	MemoryContextDelete(context);
 	return claimed;
 }
 
+static void
+claim(void *arg)
+{
+	TableLook  *look = arg;
+	RoleScope	scope;
+
+	look_at = DT_NOEND;
+	cqrs_outbox_claim_begin(&scope);
+	if (OidIsValid(cqrs_catalog_relation("outbox")))
+	{
+		if (!recovered)
+			recovered = cqrs_outbox_claim_recover(in_flight);
+		look_at = cqrs_outbox_claim_look();
+		if (!recovered)
+			look_at = TimestampTzPlusMilliseconds(look->now, BUSY_MS);
+		if (!cqrs_worker_process_turn_is_over())
+			claim_all(look, cqrs_outbox_claim_services());
+		if (oldest == DT_NOEND && cqrs_statement_read(&oldest_statement, NULL, NULL, 1) > 0)
+			oldest = DatumGetTimestampTz(cqrs_statement_column(0, 1, NULL));
+	}
+	cqrs_outbox_claim_end(&scope);
+}
+
 /* In turn, each no more than its share of what may be in flight. */
-static List *
-claim_all(List *services, TimestampTz now)
+static void
+claim_all(TableLook *look, List *services)
 {
 	int			count = list_length(services);
 	int			active = 0;
-	List	   *all = NIL;
 	ListCell   *cell;
 
 	foreach(cell, services)
@@ -306,72 +366,50 @@ claim_all(List *services, TimestampTz now)
 		int			share = Max(1, MAX_IN_FLIGHT / Max(1, active));
 		int			room = Min(service->cautious ? 1 : service->limit, share) - service->in_flight;
 
-		room = Min(room, MAX_IN_FLIGHT - list_length(in_flight) - list_length(all));
-		if (service->due && room > 0)
-		{
-			if (service->due_at <= now && service->postponed_until <= now)
-			{
-				List	   *claimed = cqrs_outbox_claim_due(service, room, now);
-				MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+		room = Min(room, MAX_IN_FLIGHT - list_length(in_flight) - list_length(look->claimed));
 
-				all = list_concat(all, claimed);
-				MemoryContextSwitchTo(old);
-			}
-			note_due(service, now);
-		}
+		/*
+		 * One that has no room is looked at when one of its transfers has
+		 * ended.
+		 */
+		if (!service->due || room <= 0)
+			continue;
+		if (service->due_at <= look->now && service->postponed_until <= look->now)
+			look->claimed = cqrs_outbox_claim_due(look->claimed, service, room, look->now, look->context);
+		look_at = Min(look_at, Max(service->due_at, service->postponed_until));
 	}
 	next_service = count > 0 ? (next_service + 1) % count : 0;
-	return all;
-}
-
-/* A service that has no room is looked at when one of its transfers has ended. */
-static void
-note_due(const OutboxService *service, TimestampTz now)
-{
-	look_at = Min(look_at, Max(service->due_at, service->postponed_until));
 }
 
 /* ---- what begins ---- */
 
+/* In flight from here on, though it may be over at once. */
 static void
 start(Delivery *delivery)
 {
 	MemoryContext old = MemoryContextSwitchTo(delivery->context);
-	ErrorData  *volatile error = NULL;
 	BreakerRejection rejection;
-	volatile bool begun = false;
 
 	pgstat_report_activity(STATE_RUNNING, psprintf("outbox: service %s", delivery->service->name));
 	PG_TRY();
 	{
-		begun = begin_transfer(delivery, &rejection);
+		begin_transfer(delivery, &rejection);
 	}
 	PG_CATCH();
 	{
-		error = cqrs_worker_error_take(delivery->context, false);
+		cqrs_outbox_settle_note_error(delivery, cqrs_worker_error_take(delivery->context, false));
 	}
 	PG_END_TRY();
-	if (begun)
-	{
-		MemoryContextSwitchTo(TopMemoryContext);
-		in_flight = lappend(in_flight, delivery);
-		delivery->service->in_flight++;
-	}
-	else
-	{
-		MemoryContextSwitchTo(delivery->context);
-		if (error)
-			cqrs_outbox_settle_error(delivery, error);
-		else
-			postpone(delivery, &rejection);
-		must_look = true;
-		free_delivery(delivery);
-	}
+	if (delivery->outcome == NULL && delivery->transfer == NULL)
+		cqrs_outbox_postpone(delivery, &rejection);
+	MemoryContextSwitchTo(TopMemoryContext);
+	in_flight = lappend(in_flight, delivery);
+	delivery->service->in_flight++;
 	MemoryContextSwitchTo(old);
 }
 
-/* As the role that enqueued, with its rights and credentials of now; false if the breaker does not let it through. */
-static bool
+/* As the role that enqueued, with its rights and credentials of now; no transfer if the breaker does not let it through. */
+static void
 begin_transfer(Delivery *delivery, BreakerRejection *rejection)
 {
 	OutboxService *service = delivery->service;
@@ -401,57 +439,59 @@ begin_transfer(Delivery *delivery, BreakerRejection *rejection)
 		delivery->transfer = cqrs_service_http_start(request);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	return delivery->transfer != NULL;
-}
-
-/* The service as a whole waits, without an attempt more than this one, which does not count. */
-static void
-postpone(Delivery *delivery, const BreakerRejection *rejection)
-{
-	OutboxService *service = delivery->service;
-	int64		delay_ms = BUSY_MS;
-	const char *reason = "too many calls of the service are under way";
-
-	if (rejection->reason == REJECTED_BUSY)
-		service->limit = Max(1, service->in_flight);
-	else
-	{
-		service->cautious = true;
-		reason = "the circuit breaker of the service is open";
-		delay_ms = rejection->reason == REJECTED_OPEN ? rejection->remaining_us / 1000 + 1 :
-			rejection->reason == REJECTED_PROBING ? PROBING_MS : HELD_OPEN_MS;
-		/* An order by hand, or another setting, may end it any time. */
-		delay_ms = Min(delay_ms, HELD_OPEN_MS);
-	}
-	service->postponed_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
-	cqrs_outbox_settle_postponed(delivery, delay_ms, reason);
 }
 
 /* ---- what was delivered long ago ---- */
 
-static void
+/* True if there may be more of it. */
+static bool
 clean(TimestampTz now)
 {
-	Datum		before = TimestampTzGetDatum(now - (int64) cqrs_outbox_retention_s * USECS_PER_SEC);
 	uint64		removed = 0;
-	RoleScope	scope;
 
-	if (!TimestampDifferenceExceeds(cleaned_at, now, CLEAN_EVERY_MS))
-		return;
-	cqrs_outbox_claim_begin(&scope);
-	if (OidIsValid(cqrs_catalog_relation("outbox")))
-		removed = cqrs_statement_write(&clean_statement, &before, NULL);
-	cqrs_outbox_claim_end(&scope);
-	if (removed < CLEAN_AT_ONCE)
-		cleaned_at = now;
+	if (clean_at() > now)
+		return false;
+	cleaned_at = now;
+	oldest = DT_NOEND;
+	if (!cqrs_worker_error_try(remove_delivered, &removed) || removed < CLEAN_AT_ONCE)
+		return false;
+	cleaned_at = 0;
+	return true;
 }
 
-/* Until something is due; -1: for ever. */
+static void
+remove_delivered(void *arg)
+{
+	Datum		before = TimestampTzGetDatum(cleaned_at - (int64) cqrs_outbox_retention_s * USECS_PER_SEC);
+	RoleScope	scope;
+
+	cqrs_outbox_claim_begin(&scope);
+	if (OidIsValid(cqrs_catalog_relation("outbox")))
+	{
+		*(uint64 *) arg = cqrs_statement_write(&clean_statement, &before, NULL);
+		if (cqrs_statement_read(&oldest_statement, NULL, NULL, 1) > 0)
+			oldest = DatumGetTimestampTz(cqrs_statement_column(0, 1, NULL));
+	}
+	cqrs_outbox_claim_end(&scope);
+}
+
+/* When the oldest is to be removed, and many with it; DT_NOEND: nothing, as far as is known. */
+static TimestampTz
+clean_at(void)
+{
+	int64		retention_ms = (int64) cqrs_outbox_retention_s * 1000;
+
+	if (oldest == DT_NOEND)
+		return DT_NOEND;
+	return Max(TimestampTzPlusMilliseconds(oldest, retention_ms),
+			   TimestampTzPlusMilliseconds(cleaned_at, Max(CLEAN_PAUSE_MS, Min(retention_ms, CLEAN_EVERY_MS))));
+}
+
+/* -1: for ever. */
 static long
-wait_ms(void)
+ms_until(TimestampTz at)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz at = Min(look_at, reply_at);
 
 	if (at == DT_NOEND)
 		return -1;

@@ -125,6 +125,17 @@ cqrs_service_breaker_admit(const ServiceOptions *options, BreakerScope scope, Br
 	return NULL;
 }
 
+/* What the answer would be now.  Nothing is changed, nor counted. */
+bool
+cqrs_service_breaker_would_admit(const ServiceOptions *options, BreakerRejection *rejection)
+{
+	Breaker		copy;
+	BreakerTerms terms;
+
+	return !cqrs_service_breaker_look(options, &copy) ||
+		cqrs_service_breaker_state_admit(&copy, options, cqrs_service_breaker_now_us(), &terms, rejection);
+}
+
 /*
  * Says how a call ended, and frees the permit.  The breaker has changed for
  * everybody when this returns.  Throws nothing.

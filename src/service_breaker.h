@@ -27,6 +27,7 @@ extern void cqrs_service_breaker_init(void);
 
 extern BreakerPermit *cqrs_service_breaker_admit(const ServiceOptions *options, BreakerScope scope,
 												 BreakerRejection *rejection);
+extern bool cqrs_service_breaker_would_admit(const ServiceOptions *options, BreakerRejection *rejection);
 extern void cqrs_service_breaker_settle(BreakerPermit *permit, BreakerOutcome outcome, const char *error);
 extern void cqrs_service_breaker_raise(const ServiceOptions *options, const BreakerRejection *rejection);
 

@@ -22,6 +22,7 @@
 
 #include "entity_lock.h"
 #include "service_breaker.h"
+#include "worker.h"
 
 static Datum order(FunctionCallInfo fcinfo, BreakerMode mode);
 static const char *state_name(const Breaker *breaker, const ServiceOptions *options, int64 left_us);
@@ -139,6 +140,7 @@ order(FunctionCallInfo fcinfo, BreakerMode mode)
 	if (!has_privs_of_role(GetUserId(), options->owner))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_FOREIGN_SERVER, options->name);
 	cqrs_service_breaker_order(options, mode);
+	cqrs_worker_tell_at_commit();
 	PG_RETURN_VOID();
 }
 

@@ -21,6 +21,7 @@ int			cqrs_max_projection_partitions;
 int			cqrs_retry_delay_ms;
 int			cqrs_max_services;
 int			cqrs_breaker_clock_offset_ms;
+int			cqrs_command_timeout_ms;
 int			cqrs_outbox_concurrency;
 int			cqrs_outbox_max_attempts;
 int			cqrs_outbox_retry_delay_ms;
@@ -53,6 +54,12 @@ static const IntSetting int_settings[] = {
 		"How long the answer to a command_id is kept.",
 		"Within this time a repeated command_id returns the first answer and changes nothing.",
 		&cqrs_command_retention_s, 7 * 24 * 3600, 1, INT_MAX, PGC_SUSET, GUC_UNIT_S
+	},
+	{
+		"cqrs.command_timeout",
+		"How long a command may take that a timer or the outbox sends.",
+		"With what it defers until the commit.  Others of the kind wait meanwhile.",
+		&cqrs_command_timeout_ms, 60 * 1000, 1, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS
 	},
 	{
 		"cqrs.state_cache_size",

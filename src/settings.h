@@ -13,6 +13,7 @@ extern int	cqrs_max_projection_partitions;
 extern int	cqrs_retry_delay_ms;
 extern int	cqrs_max_services;
 extern int	cqrs_breaker_clock_offset_ms;
+extern int	cqrs_command_timeout_ms;
 extern int	cqrs_outbox_concurrency;
 extern int	cqrs_outbox_max_attempts;
 extern int	cqrs_outbox_retry_delay_ms;

@@ -14,10 +14,9 @@
  * Each timer is fired in a transaction of its own: it is deleted, then its
  * command is sent as the role that has scheduled it, with that role's rights of
  * now, and under the timer's id as command_id.  The role's scope lasts until the
- * commit.  A command that waits for a lock, or that runs for long, is given up,
- * so that it holds back no other timer.  A lock is waited for less long than it
- * takes to find a deadlock: who cancels the timer of an entity that he has
- * locked shall not be the one to fail.
+ * commit.  A command that waits for a lock, or that runs for long, is given up
+ * (command_delivery.c): who cancels the timer of an entity that he has locked
+ * shall not be the one to fail.
  *
  *	sent		the timer is gone
  *	rejected	that is an answer: the timer is deleted
@@ -35,10 +34,8 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
-#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
@@ -47,6 +44,7 @@
 #include "errors.h"
 #include "identity.h"
 #include "position.h"
+#include "settings.h"
 #include "statement.h"
 #include "timer_queue.h"
 #include "timer_worker.h"
@@ -54,8 +52,6 @@
 #include "worker_error.h"
 #include "worker_process.h"
 
-#define LOCK_TIMEOUT	"500ms"
-#define TIMEOUT_MS		60000	/* of a command */
 #define BUSY_MS			100		/* until a timer that somebody has locked is
 								 * looked at again */
 #define STAY_MS			10000	/* without a timer */
@@ -262,8 +258,7 @@ run_in_transaction(Firing *firing, FiringWork work)
 		error = cqrs_worker_error_take(firing->context, geterrcode() != CQRS_COMMAND_REJECTED);
 	}
 	PG_END_TRY();
-	disable_timeout(STATEMENT_TIMEOUT, false);
-	QueryCancelPending = false;
+	cqrs_command_delivery_end();
 	if (firing->as_sender)
 	{
 		if (error == NULL)
@@ -307,9 +302,7 @@ send_command(Firing *firing)
 						NameStr(timer->role), name_of(timer))));
 	}
 	leave_own(firing);
-	(void) set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 	firing->started_at = GetCurrentTimestamp();
-	enable_timeout_after(STATEMENT_TIMEOUT, TIMEOUT_MS);
 	firing->as_sender = true;
 	cqrs_command_deliver(&delivery, &firing->sender);
 	if (cqrs_position_held_by_me())
@@ -361,7 +354,7 @@ static bool
 is_systems(const Firing *firing)
 {
 	if (firing->error->sqlerrcode == ERRCODE_QUERY_CANCELED && firing->as_sender &&
-		TimestampDifferenceExceeds(firing->started_at, GetCurrentTimestamp(), TIMEOUT_MS))
+		TimestampDifferenceExceeds(firing->started_at, GetCurrentTimestamp(), cqrs_command_timeout_ms))
 		return false;
 	return cqrs_worker_error_is_systems(firing->error);
 }

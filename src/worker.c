@@ -133,6 +133,15 @@ cqrs_worker_look_at_commit(void)
 	look_requested = true;
 }
 
+/* The same for the workers that there are; those that start later know it anyway. */
+void
+cqrs_worker_tell_at_commit(void)
+{
+	LWLockAcquire(cqrs_worker_lock, LW_SHARED);
+	look_requested = look_requested || cqrs_worker_database(MyDatabaseId, false) != NULL;
+	LWLockRelease(cqrs_worker_lock);
+}
+
 /* When this transaction commits, wakes the workers of a kind; there will be one. */
 void
 cqrs_worker_wake_at_commit(const WorkerKind *kind)

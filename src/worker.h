@@ -11,7 +11,7 @@
 #include "storage/lwlock.h"
 
 #define CQRS_WORKER_DATABASES	1024
-#define CQRS_WORKER_KINDS		4
+#define CQRS_WORKER_KINDS		8
 
 /* What a concept has workers for. */
 typedef struct WorkerKind
@@ -76,6 +76,7 @@ extern void cqrs_worker_register_kind(const WorkerKind *kind);
 
 /* Called by sessions. */
 extern void cqrs_worker_look_at_commit(void);
+extern void cqrs_worker_tell_at_commit(void);
 extern void cqrs_worker_wake_at_commit(const WorkerKind *kind);
 extern void cqrs_worker_wake(void);
 

@@ -16,6 +16,9 @@
  * and let the high-water mark go on, without any session in which the
  * transaction ends.
  *
+ * So do ALTER and DROP SERVER, by which a service may be called again that a
+ * worker has given time.
+ *
  * A bar is a count in the database's entry, under the lock of worker.c; what
  * this session has barred is in a list of its own.
  */
@@ -53,6 +56,7 @@ static Oid	template_of(const CreatedbStmt *statement);
 static bool names_extension(const DropStmt *statement);
 static Oid	database_of_extension(void);
 static bool ends_prepared(Node *statement);
+static bool changes_server(Node *statement);
 static void bar(Oid database);
 static bool is_worker_of(Oid database);
 static bool tell_to_leave(Oid database);
@@ -79,6 +83,8 @@ process_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 	next_hook(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
 	if (look && IsTransactionState() && OidIsValid(cqrs_catalog_relation("projection")))
 		cqrs_worker_look_at_commit();
+	else if (changes_server(pstmt->utilityStmt) && IsTransactionState())
+		cqrs_worker_tell_at_commit();
 }
 
 static void
@@ -178,6 +184,13 @@ ends_prepared(Node *statement)
 	((TransactionStmt *) statement)->kind : TRANS_STMT_BEGIN;
 
 	return kind == TRANS_STMT_COMMIT_PREPARED || kind == TRANS_STMT_ROLLBACK_PREPARED;
+}
+
+static bool
+changes_server(Node *statement)
+{
+	return IsA(statement, AlterForeignServerStmt) ||
+		(IsA(statement, DropStmt) && ((DropStmt *) statement)->removeType == OBJECT_FOREIGN_SERVER);
 }
 
 /* Returns when no worker is in the database, and none will come. */

@@ -42,6 +42,27 @@ cqrs_worker_error_take(MemoryContext context, bool report)
 	return error;
 }
 
+/* Does something in a transaction; false if an error, which is logged, has undone it. */
+bool
+cqrs_worker_error_try(void (*work) (void *arg), void *arg)
+{
+	MemoryContext old = CurrentMemoryContext;
+	volatile bool done = false;
+
+	PG_TRY();
+	{
+		work(arg);
+		done = true;
+	}
+	PG_CATCH();
+	{
+		FreeErrorData(cqrs_worker_error_take(old, true));
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(old);
+	return done;
+}
+
 /* By the class of its SQLSTATE. */
 bool
 cqrs_worker_error_is_systems(const ErrorData *error)

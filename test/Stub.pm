@@ -12,7 +12,7 @@ sub new
 	my $self = bless { folder => PostgreSQL::Test::Utils::tempdir(), in => '', out => '' }, $class;
 
 	$self->make_certificates if $option{tls};
-	$self->{run} = start([ $^X, dirname(__FILE__) . '/stub', $self->{folder} ], '<', \$self->{in}, '>', \$self->{out});
+	$self->{run} = start([ $^X, dirname(__FILE__) . '/stub', $self->{folder}, $option{port} // () ], '<', \$self->{in}, '>', \$self->{out});
 	$self->{run}->pump until $self->{out} =~ /ready/;
 	($self->{port}) = $self->{out} =~ /^http (\d+)/m;
 	($self->{tls_port}) = $self->{out} =~ /^https (\d+)/m;

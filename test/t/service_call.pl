@@ -39,6 +39,7 @@ SQL
 sends();
 answers();
 fails();
+secrets();
 connections();
 addresses();
 secure();
@@ -100,7 +101,7 @@ sub answers
 	is(query("SELECT string_agg(status::text, ',') FROM unnest(ARRAY[200, 201, 301, 404, 418, 500, 503]) n, cqrs.call('s', 'GET', '/status/' || n)"),
 		'200,201,301,404,418,500,503', 'any status is an answer');
 	is(query("SELECT status, headers ->> 'location' FROM cqrs.call('s', 'GET', '/redirect')"), '302|http://127.0.0.1:1/', 'a redirect is not followed');
-	is(query("SELECT headers ->> 'retry-after' FROM cqrs.call('s', 'GET', '/retry_after')"), '7', 'Retry-After is there');
+	is(query("SELECT headers ->> 'retry-after' FROM cqrs.call('s', 'GET', '/retry_after/7')"), '7', 'Retry-After is there');
 	is(query("SELECT headers - 'content-length' FROM cqrs.call('s', 'GET', '/headers')"),
 		'{"x-one": "1", "x-high": "caf?", "x-empty": "", "set-cookie": ["a=1", "b=2"]}', 'headers of all kinds');
 	is(query("SELECT convert_from(content, 'UTF8'), body IS NULL FROM cqrs.call('s', 'GET', '/gzip')"), 'unpacked|t', 'gzip is unpacked');
@@ -137,7 +138,34 @@ sub fails
 	like($err, qr/cannot call a service in a transaction that has appended/, 'no call after an append');
 	is(query("SET cqrs.allow_call_after_append = on; BEGIN; SELECT version FROM cqrs.append('A', 'a', ARRAY[cqrs.new_event('E', '{}')]);"
 			  . " SELECT status FROM cqrs.call('s', 'GET', '/echo'); COMMIT"), "1\n200", 'unless a superuser allows it');
-	unlike(slurp_file($node->logfile), qr/of-app|everybody:|ZXZlcnlib2R5|Bearer/, 'no credentials in the log') if $node->safe_psql('postgres', 'SHOW log_statement') eq 'none';
+	return;
+}
+
+# What a user mapping has is in no message, in no view that others see, and in the log only where the statements are that set it.
+sub secrets
+{
+	my $secret = qr/of-app|everybody:|ZXZlcnlib2R5|Bearer/;
+	my $messages = '';
+
+	$node->append_conf('postgresql.conf', "log_min_messages = debug1\nlog_statement = none");
+	$node->restart;
+	my $before = -s $node->logfile;
+	foreach my $path ('/status/503', '/reset', '/malformed/1', '/huge?2', '/cut')
+	{
+		(undef, my $out, my $error) = $node->psql('postgres', "SET client_min_messages = debug5; SET ROLE app; SELECT cqrs.call('s', 'GET', '$path')");
+		$messages .= "$out\n$error\n";
+	}
+	(undef, my $out, my $error) = $node->psql('postgres', "SET ROLE app; SELECT cqrs.call('s', 'GET', '/echo', headers => '{\"Authorization\": \"x\"}')");
+	like($error, qr/header "Authorization" is set by the user mapping/, 'credentials are not replaced');
+	my $caller = $node->background_psql('postgres', on_error_stop => 0);
+	$caller->query_until(qr/asked/, "SET ROLE app;\n\\echo asked\nSELECT cqrs.call('s', 'GET', '/hang');\n");
+	$node->poll_query_until('postgres', "SELECT in_flight = 1 FROM cqrs.breaker('s')") or die 'nobody calls';
+	query("GRANT EXECUTE ON FUNCTION cqrs.enqueue TO app; SET ROLE app; SELECT cqrs.enqueue('s', 'POST', '/hang')");
+	$node->poll_query_until('postgres', "SELECT in_flight = 2 FROM cqrs.breaker('s')") or die 'nothing is delivered';
+	$messages .= query('SELECT * FROM pg_stat_activity; SELECT * FROM cqrs.breaker_status; SELECT * FROM cqrs.outbox; SELECT * FROM cqrs.outbox_status');
+	query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%/hang%' AND pid <> pg_backend_pid()");
+	unlike($messages, $secret, 'no credentials in messages and views');
+	unlike(substr(slurp_file($node->logfile), $before), $secret, 'nor in the log');
 	return;
 }
 
