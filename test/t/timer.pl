@@ -100,8 +100,22 @@ sub canceled
 	is($out, "f\n", 'and learns that it was sent');
 	is(query("SELECT count(*) FROM cqrs.history('Timer', 'canceled')"), '1', 'which is so');
 
-	# The other way round: one that is being canceled is left alone, and sent if that is undone.
+	# With a snapshot from before it was sent, he is told that it changed.
 	my $psql = $node->background_psql('postgres', on_error_stop => 0);
+	query("SELECT setval('hold', 1, false)");
+	$id = schedule('0', 'changed', 'Hold');
+	ok($node->poll_query_until('postgres', "SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE backend_type = 'pg_cqrs timer worker'"),
+		'another command is being sent');
+	$psql->query_safe('\\set VERBOSITY verbose');
+	$psql->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM cqrs.timer');
+	query("SELECT nextval('hold')");
+	ok_soon("NOT EXISTS (SELECT FROM cqrs.timer WHERE id = '$id')", 'it is sent');
+	$psql->query("SELECT cqrs.cancel_scheduled('$id')");
+	like($psql->{stderr}, qr/ERROR:  40001/, 'a snapshot from before says so');
+	$psql->{stderr} = '';
+	$psql->query_safe('ROLLBACK');
+
+	# The other way round: one that is being canceled is left alone, and sent if that is undone.
 	query("SELECT setval('hold', 1, false)");
 	schedule('0', 'before', 'Hold');
 	$node->poll_query_until('postgres', "SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE backend_type = 'pg_cqrs timer worker'");
