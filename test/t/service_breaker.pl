@@ -30,7 +30,9 @@ END
 SQL
 
 decides();
+probes();
 many();
+under_stress();
 loses();
 late();
 crashes();
@@ -49,10 +51,14 @@ sub query
 sub state { return query("SELECT state FROM cqrs.breaker('b')") }
 
 # Opens it, and has its time be over at once.
-sub half_open
+sub half_open { return half_open_by('/status/503') }
+
+sub half_open_by
 {
+	my ($path) = @_;
+
 	query("ALTER SERVER b OPTIONS (SET reset_timeout '1h'); SELECT cqrs.reset_breaker('b')");
-	query("SELECT try('/status/503') FROM generate_series(1, 3)");
+	query("SELECT try('$path') FROM generate_series(1, 3)");
 	is(state(), 'open', 'it opens');
 	query("ALTER SERVER b OPTIONS (SET reset_timeout '1ms')");
 	is(state(), 'half_open', 'and is half-open after its time');
@@ -100,20 +106,49 @@ sub decides
 	return;
 }
 
-# Many sessions at once, by way of pgbench.
+# A probe is judged as any call is: by its status, and by whether there is an answer.
+sub probes
+{
+	for my $probe ([ "'/status/404'", '404 closed' ], [ "'/status/429'", '429 half_open' ], [ "'/hang', '10 ms'", 'QR011 half_open' ],
+		[ "'/bomb?20'", 'too large half_open' ])
+	{
+		my ($call, $expected) = @$probe;
+
+		half_open();
+		my ($rc, $out, $error) = $node->psql('postgres', "SELECT try($call)");
+		is((($out || $error) =~ /(^\d+|^QR\w+|too large)/)[0] . ' ' . state(), $expected, "a probe of $call");
+	}
+	query("ALTER SERVER b OPTIONS (ADD failure_statuses '404')");
+	half_open_by('/status/404');
+	is(query("SELECT try('/status/503')") . ' ' . state(), '503 closed', 'or as the option failure_statuses says');
+	query("ALTER SERVER b OPTIONS (DROP failure_statuses)");
+	return;
+}
+
+# Starts so many sessions at once that run a statement so many times each.
+sub pgbench
+{
+	my ($statement, $sessions, $times) = @_;
+	my $script = PostgreSQL::Test::Utils::tempdir() . '/call.sql';
+
+	append_to_file($script, "$statement;\n");
+	return start([ 'pgbench', '-n', '-c', $sessions, '-j', '2', '-t', $times, '-f', $script, $node->connstr('postgres') ],
+		'>', '/dev/null', '2>&1', IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+}
+
 sub many
 {
-	my $script = PostgreSQL::Test::Utils::tempdir() . '/call.sql';
-	my $pgbench = sub {
-		return start([ 'pgbench', '-n', '-c', '50', '-j', '2', '-t', '1', '-f', $script, $node->connstr('postgres') ],
-			'>', '/dev/null', '2>&1', IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+	my $pgbench = sub { return pgbench('INSERT INTO outcome SELECT try()', 50, 1) };
+	my $all_answered = sub {
+		query('TRUNCATE outcome');
+		ok($pgbench->()->finish, 'fifty sessions call a service that is well');
+		is(query('SELECT outcome, count(*) FROM outcome GROUP BY 1'), '200|50', 'and all are answered');
+		return;
 	};
-	append_to_file($script, "INSERT INTO outcome SELECT try();\n");
 
 	query("SELECT cqrs.reset_breaker('b')");
 	$stub->mode('/status/200');
-	ok($pgbench->()->finish, 'fifty sessions call a service that is well');
-	is(query('SELECT outcome, count(*) FROM outcome GROUP BY 1'), '200|50', 'and all are answered');
+	$all_answered->();
 
 	for my $end ([ '/status/200', '200', 'closed' ], [ '/status/503', '503', 'half_open' ])
 	{
@@ -131,7 +166,20 @@ sub many
 		ok($run->finish, 'the probe ends');
 		is(query("SELECT outcome FROM outcome WHERE outcome NOT LIKE 'QR%'"), $answer, 'with the answer');
 		is(query("SELECT state, in_flight, opened FROM cqrs.breaker('b')"), "$state|0|" . ($state eq 'closed' ? 1 : 2), 'which decides');
+		$all_answered->() if $state eq 'closed';
 	}
+	return;
+}
+
+# Whatever the times are: a call is answered, times out or is rejected, and no more is under way when all have ended.
+sub under_stress
+{
+	query("TRUNCATE outcome; ALTER SERVER b OPTIONS (SET reset_timeout '5ms'); SELECT cqrs.reset_breaker('b')");
+	ok(pgbench("INSERT INTO outcome SELECT split_part(try('/slow/' || (random() * 60)::int, '30 ms'), ' ', 1)", 20, 25)->finish,
+		'twenty sessions call a service that is slow at times');
+	is(query("SELECT count(*), count(*) FILTER (WHERE outcome NOT IN ('200', 'QR010', 'QR011', 'QR012')) FROM outcome"), '500|0', 'with no other outcome than these');
+	is(query("SELECT b.in_flight, b.calls + b.rejected, b.probe_pid IS NULL, b.successes = (SELECT count(*) FROM outcome WHERE outcome = '200'),"
+			  . " b.timeouts = (SELECT count(*) FROM outcome WHERE outcome IN ('QR011', 'QR012')) FROM cqrs.breaker('b') b"), '0|500|t|t|t', 'all of it is counted');
 	return;
 }
 
