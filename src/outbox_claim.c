@@ -11,8 +11,9 @@
  *
  * A claim counts the attempt and is committed before the request is sent, so
  * that a request that takes the worker with it is not sent for ever.  The
- * commit is flushed, and all that come before it with it: what a delivery is
- * about is durable before anybody outside learns of it.
+ * commit is flushed, and all that come before it with it, and waits for the
+ * standbys that commits wait for: what a delivery is about is durable before
+ * anybody outside learns of it.
  *
  * A database has one outbox worker at most (worker_launcher.c), so what is
  * claimed and not by this one was claimed by one that is gone: no leases, and
@@ -48,6 +49,7 @@
 
 #include "outbox_claim.h"
 #include "statement.h"
+#include "worker_process.h"
 
 #define LOCK_TIMEOUT	"100ms"
 #define BUSY_MS			100
@@ -157,6 +159,17 @@ cqrs_outbox_claim_end(const RoleScope *scope)
 	CommitTransactionCommand();
 }
 
+/* The same for a claim, which must outlast a crash and a failover before anything is sent. */
+void
+cqrs_outbox_claim_end_durably(const RoleScope *scope)
+{
+	SPI_finish();
+	cqrs_role_leave(scope);
+	cqrs_worker_process_make_durable();
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
 /*
  * Takes over what a worker that is gone has left, which is what is claimed and
  * not in flight; false if it has to be called again, for what is locked.
@@ -218,7 +231,7 @@ cqrs_outbox_claim_services(void)
 /*
  * Claims up to so many deliveries that are due, and adds them to a list.  Both
  * are allocated in the context, each delivery in a child of it, which lives
- * longer than the transaction.  The commit is flushed.
+ * longer than the transaction.  To be ended durably.
  */
 List *
 cqrs_outbox_claim_due(List *claimed, OutboxService *service, int count, TimestampTz now, MemoryContext context)
@@ -243,9 +256,7 @@ cqrs_outbox_claim_due(List *claimed, OutboxService *service, int count, Timestam
 	}
 	foreach(cell, behind)
 		cqrs_outbox_claim_promote(DatumGetTextPP(values[0]), lfirst(cell));
-	if (rows > 0)
-		ForceSyncCommit();
-	else						/* somebody has locked what is due */
+	if (rows == 0)				/* somebody has locked what is due */
 		service->postponed_until = TimestampTzPlusMilliseconds(now, BUSY_MS);
 	return claimed;
 }

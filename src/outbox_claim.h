@@ -53,6 +53,7 @@ typedef struct Delivery
 /* Begins and ends a transaction of the worker, with SPI, in the scope of our own statements. */
 extern void cqrs_outbox_claim_begin(RoleScope *scope);
 extern void cqrs_outbox_claim_end(const RoleScope *scope);
+extern void cqrs_outbox_claim_end_durably(const RoleScope *scope);
 
 /* Called between these two. */
 extern bool cqrs_outbox_claim_recover(List *in_flight);

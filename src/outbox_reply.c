@@ -203,7 +203,7 @@ deliver(Reply *reply)
 	cqrs_command_deliver(&reply->command, &reply->sender);
 	/* Others act on events. */
 	if (cqrs_position_held_by_me())
-		ForceSyncCommit();
+		cqrs_worker_process_make_durable();
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 }

@@ -343,7 +343,10 @@ claim(void *arg)
 		if (oldest == DT_NOEND && cqrs_statement_read(&oldest_statement, NULL, NULL, 1) > 0)
 			oldest = DatumGetTimestampTz(cqrs_statement_column(0, 1, NULL));
 	}
-	cqrs_outbox_claim_end(&scope);
+	if (look->claimed)
+		cqrs_outbox_claim_end_durably(&scope);
+	else
+		cqrs_outbox_claim_end(&scope);
 }
 
 /* In turn, each no more than its share of what may be in flight. */

@@ -16,8 +16,8 @@
  * that, with search_path pinned; the journal is read as its owner, whose
  * indexes may call what he has made.  Commits are asynchronous: a crash
  * takes back the effect and the offset together, and never an event without
- * what was made of it.  Only a transaction that wrote events itself is
- * flushed, for others than us may act on them.
+ * what was made of it.  Only a transaction that wrote events itself is flushed,
+ * and waits for standbys, for others than us may act on them.
  */
 #include "postgres.h"
 
@@ -65,6 +65,8 @@ cqrs_projection_step_run(Step *step, StepWork work, void *arg)
 			cqrs_role_restore_settings(&step->owner);
 		else
 			leave_own(step);
+		if (cqrs_position_held_by_me())
+			cqrs_worker_process_make_durable();
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 	}
@@ -168,8 +170,6 @@ cqrs_projection_step_apply(Step *step)
 	if (step->timeout_ms > 0)
 		disable_timeout(STATEMENT_TIMEOUT, false);
 	step->events += step->batch.count;
-	if (cqrs_position_held_by_me())
-		ForceSyncCommit();
 }
 
 /* Was the time over that the handler had? */

@@ -306,7 +306,7 @@ send_command(Firing *firing)
 	firing->as_sender = true;
 	cqrs_command_deliver(&delivery, &firing->sender);
 	if (cqrs_position_held_by_me())
-		ForceSyncCommit();
+		cqrs_worker_process_make_durable();
 }
 
 static void

@@ -335,6 +335,19 @@ keep_memory(void)
 #endif
 }
 
+/*
+ * A worker's commits are asynchronous, and ForceSyncCommit alone would not wait
+ * for a standby: others would act on what a failover takes back.  The setting
+ * ends with the transaction, or with the scope that it is called in.
+ */
+void
+cqrs_worker_process_make_durable(void)
+{
+	(void) set_config_option("synchronous_commit", GetConfigOptionResetString("synchronous_commit"),
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+	ForceSyncCommit();
+}
+
 /* Finds out what the database wants; that may be more workers, or none: then it leaves. */
 void
 cqrs_worker_process_look(void)

@@ -34,6 +34,12 @@ extern void cqrs_worker_process_look(void);
 /* Called when something went well: the next failure is the first again. */
 extern void cqrs_worker_process_succeeded(void);
 
+/*
+ * Has the commit of this transaction wait as a session's would, for the disk
+ * at least, and for the standbys that synchronous_standby_names has it wait for.
+ */
+extern void cqrs_worker_process_make_durable(void);
+
 /* Called after work of a user, in no transaction: nothing of it stays. */
 extern void cqrs_worker_process_discard(void);
 

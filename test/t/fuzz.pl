@@ -1,0 +1,6 @@
+# The short form of test/fuzz, always the same statements: none of them breaks anything, or has an error of a kind that it may not have.
+use strict;
+use warnings;
+use FindBin;
+
+exec "$FindBin::Bin/../fuzz/run", '1000', 'seed=1' or die "cannot run test/fuzz/run: $!\n";
