@@ -366,8 +366,9 @@ claim_all(TableLook *look, List *services)
 	for (int i = 0; i < count; i++)
 	{
 		OutboxService *service = list_nth(services, (next_service + i) % count);
+		int			limit = Min(service->limit, cqrs_outbox_concurrency);
 		int			share = Max(1, MAX_IN_FLIGHT / Max(1, active));
-		int			room = Min(service->cautious ? 1 : service->limit, share) - service->in_flight;
+		int			room = Min(service->cautious ? 1 : limit, share) - service->in_flight;
 
 		room = Min(room, MAX_IN_FLIGHT - list_length(in_flight) - list_length(look->claimed));
 
@@ -433,8 +434,7 @@ begin_transfer(Delivery *delivery, BreakerRejection *rejection)
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("the worker ended while the last request was under way")));
 	options = cqrs_service_options_load(service->name, role);
-	service->limit = options->max_concurrency > 0 ? Min(options->max_concurrency, cqrs_outbox_concurrency) :
-		cqrs_outbox_concurrency;
+	service->limit = options->max_concurrency > 0 ? options->max_concurrency : MAX_IN_FLIGHT;
 	request = cqrs_service_request_build(options, &delivery->call);
 	delivery->options = options;
 	delivery->permit = cqrs_service_breaker_admit(options, BREAKER_OF_PROCESS, rejection);
