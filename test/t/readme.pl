@@ -1,5 +1,5 @@
 # The examples of README.md run as they stand there, one after the other in one session, and print what is shown; where they call a
-# service, a stub answers. Errors come with the line of README.md.
+# service, a stub answers. Errors come with the line of README.md. The table of settings says what the server does of them.
 use strict;
 use warnings;
 use FindBin;
@@ -26,6 +26,7 @@ my $has_library = build_library();
 my $output = run_examples();
 prints($_) foreach grep { /^\(\d+ rows?\)$/m } map { $_->{text} } @{ $blocks{''} };
 calls_services();
+lists_settings();
 
 $node->stop;
 $stub->stop;
@@ -119,5 +120,16 @@ sub calls_services
 	ok($got{$_}, "the service got $_") foreach '/api/charges', '/api/charges/c-1/receipt?format=pdf', '/api/hooks';
 	isnt($got{'/api/hooks'}[4], '-', 'the webhook was signed');
 	is($node->safe_psql('postgres', q(SELECT cqrs.state('Order', 'o-1') ->> 'paid')), 'true', 'and the reply is a command');
+	return;
+}
+
+sub lists_settings
+{
+	my @listed = map { s/^\| `(cqrs\.\w+)` \|[^|]*\| (.*) \|$/$1 | $2/r } grep { /^\| `cqrs\.\w+` \|/ } @lines;
+	my $known = $node->safe_psql('postgres', q(SELECT concat_ws(' | ', name, CASE context WHEN 'superuser' THEN 'superusers'
+		WHEN 'sighup' THEN 'configuration file' WHEN 'user' THEN 'everybody' WHEN 'postmaster' THEN 'server start' END,
+		replace(short_desc || ' ' || extra_desc, '  ', ' ')) FROM pg_settings WHERE name LIKE 'cqrs.%' ORDER BY name COLLATE "C"));
+
+	is(join("\n", @listed), $known, 'the settings are listed as they are');
 	return;
 }
