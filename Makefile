@@ -59,7 +59,7 @@ $(OBJS) $(OBJS:.o=.bc): $(wildcard src/*.h)
 $(DATA_built): $(SQL) $(EXTENSION).control Makefile
 	cat $(SQL) > $@
 
-.PHONY: test matrix ci sanitize valgrind coverage demo bench torture fuzz lint indent
+.PHONY: test matrix ci sanitize valgrind coverage demo bench deb torture fuzz lint indent
 
 # make test SUITES="regress clang"
 test matrix coverage:
@@ -82,6 +82,10 @@ torture:
 
 fuzz:
 	@exec test/run fuzz "$(or $(DURATION),2000)" seed="$(SEED)"
+
+# Packages for Debian, in deb/
+deb:
+	@exec test/run deb
 
 lint:
 	@exec test/lint "$(CONCEPTS)" "$(REGRESS)"
