@@ -9,6 +9,7 @@ use Stub;
 use Test::More;
 
 my %test = (
+	'cqrs.command_timeout'        => \&reloads_command_timeout,
 	'cqrs.outbox_concurrency'     => \&reloads_concurrency,
 	'cqrs.outbox_retry_delay'     => \&reloads_outbox_retry_delay,
 	'cqrs.outbox_max_retry_delay' => \&reloads_max_retry_delay,
@@ -28,6 +29,8 @@ CREATE SERVER s FOREIGN DATA WRAPPER cqrs_http OPTIONS (url '${\$stub->url}', al
 CREATE SERVER hanging FOREIGN DATA WRAPPER cqrs_http OPTIONS (url '${\$stub->url}', allow_http 'true', call_timeout '1h');
 CREATE FUNCTION ignore(event cqrs.event) RETURNS void LANGUAGE sql AS 'SELECT';
 CREATE FUNCTION fail(event cqrs.event) RETURNS void LANGUAGE plpgsql AS \$\$ BEGIN RAISE 'no'; END \$\$;
+CREATE FUNCTION sleep(state jsonb, command cqrs.command) RETURNS cqrs.effect LANGUAGE sql AS \$\$ SELECT cqrs.reply(to_jsonb(pg_sleep(1000))) \$\$;
+SELECT cqrs.create_entity('Entity'), cqrs.on_command('Entity', 'Sleep', 'sleep');
 SELECT cqrs.create_projection('split', 'ignore', partitions => 4);
 SQL
 
@@ -66,6 +69,17 @@ sub workers
 {
 	my ($kind) = @_;
 	return "count(*) FROM pg_stat_activity WHERE backend_type = 'pg_cqrs $kind worker'";
+}
+
+sub reloads_command_timeout
+{
+	my $waiting = query(q(SELECT cqrs.schedule(now() + interval '1 day', 'Entity', 'e', 'Sleep')));
+	becomes('1 = ' . workers('timer'), 'a worker waits with a timer');
+	set('cqrs.command_timeout', '100 ms');
+	my $id = query(q(SELECT cqrs.schedule(now(), 'Entity', 'e', 'Sleep')));
+	becomes("last_error IS NOT NULL AND clock_timestamp() - created_at < '30 s' FROM cqrs.timer_status WHERE id = '$id'", 'a command may take less time');
+	query("SELECT cqrs.cancel_scheduled('$waiting'), cqrs.cancel_scheduled('$id')");
+	return;
 }
 
 sub reloads_concurrency
