@@ -250,7 +250,8 @@ sub gives_up
 	my $one = query("SET ROLE one; SELECT cqrs.enqueue('a', 'POST', '/mode')");
 	my $two = query("SET ROLE two; SELECT cqrs.enqueue('a', 'POST', '/mode')");
 	becomes("min(attempt) > 0 FROM cqrs.outbox", 'two roles have theirs attempted');
-	query("REVOKE USAGE ON FOREIGN SERVER a FROM one, two; REVOKE EXECUTE ON FUNCTION cqrs.enqueue, cqrs.retry_outbox FROM two; DROP ROLE two");
+	# At once, so that nothing is attempted when the right is lost and the role not yet gone.
+	query("BEGIN; REVOKE USAGE ON FOREIGN SERVER a FROM one, two; REVOKE EXECUTE ON FUNCTION cqrs.enqueue, cqrs.retry_outbox FROM two; DROP ROLE two; COMMIT");
 	becomes("count(*) = 2 FROM cqrs.outbox WHERE state = 'dead'", 'who has lost the right, or is gone, is not served');
 	is(query("SELECT last_error FROM cqrs.outbox WHERE id IN ('$one', '$two') ORDER BY last_error"),
 		"permission denied for foreign server a\nrole \"two\" does not exist", 'and the reason is kept');
