@@ -188,6 +188,8 @@ sub subscription
 	$other->command_ok([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-o', '/dev/null', '-f', $schema, '-d', $other->connstr('copy') ], 'a schema is restored');
 	query($other, 'copy', "DROP TRIGGER projection_sync ON cqrs.journal; $registrations");
 	query($other, 'copy', "CREATE SUBSCRIPTION copy CONNECTION \$\$" . $node->connstr('original') . '$$ PUBLICATION events');
+	# The first copy waits for all transactions that write.
+	becomes($other, 'copy', "bool_and(srsubstate = 'r') FROM pg_subscription_rel", 'what there is has been copied');
 	# A transaction whose positions are below those of one that commits before it.
 	my $late = $node->background_psql('original', on_error_stop => 1);
 	$late->query_safe("BEGIN; SELECT cqrs.send('Order', 'late', 'Changed', '{}')");
