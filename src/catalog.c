@@ -30,6 +30,7 @@ typedef struct KeptOid
 
 static KeptOid kept[MAX_KEPT];
 static int	kept_count = 0;
+static Oid	extension_owner = InvalidOid;
 
 static void forget(Datum arg, int cache, uint32 hash);
 static Oid	find_kept(const char *name, bool is_type);
@@ -82,15 +83,17 @@ cqrs_catalog_type(const char *name)
 Oid
 cqrs_catalog_extension_owner(void)
 {
-	Oid			schema = get_namespace_oid("cqrs", false);
-	HeapTuple	tuple = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(schema));
-	Oid			owner;
+	if (!OidIsValid(extension_owner))
+	{
+		Oid			schema = get_namespace_oid("cqrs", false);
+		HeapTuple	tuple = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(schema));
 
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for schema %u", schema);
-	owner = ((Form_pg_namespace) GETSTRUCT(tuple))->nspowner;
-	ReleaseSysCache(tuple);
-	return owner;
+		if (!HeapTupleIsValid(tuple))
+			elog(ERROR, "cache lookup failed for schema %u", schema);
+		extension_owner = ((Form_pg_namespace) GETSTRUCT(tuple))->nspowner;
+		ReleaseSysCache(tuple);
+	}
+	return extension_owner;
 }
 
 Oid
@@ -110,6 +113,7 @@ static void
 forget(Datum arg, int cache, uint32 hash)
 {
 	kept_count = 0;
+	extension_owner = InvalidOid;
 }
 
 static Oid

@@ -86,7 +86,7 @@ cqrs_send(PG_FUNCTION_ARGS)
 	find_entity(&command, &scope);
 	handle(&command, &scope, &receipt);
 	cqrs_role_leave(&scope);
-	PG_RETURN_DATUM(cqrs_receipt_datum(fcinfo, &receipt));
+	PG_RETURN_DATUM(cqrs_receipt_datum(&receipt));
 }
 
 static void

@@ -26,13 +26,11 @@
 #define cqrs_index_beginscan(heap, index, snapshot, keys) index_beginscan((heap), (index), (snapshot), (keys), 0)
 #endif
 
-/* The entries of a new row in all indexes of its table. */
-#if PG_VERSION_NUM >= 160000
-#define cqrs_insert_index_tuples(target, slot, estate) \
-	ExecInsertIndexTuples((target), (slot), (estate), false, false, NULL, NIL, false)
+/* What is to be done before an index is closed that entries were put into. */
+#if PG_VERSION_NUM >= 170000
+#define cqrs_index_insert_cleanup(index, info)	index_insert_cleanup((index), (info))
 #else
-#define cqrs_insert_index_tuples(target, slot, estate) \
-	ExecInsertIndexTuples((target), (slot), (estate), false, false, NULL, NIL)
+#define cqrs_index_insert_cleanup(index, info)	((void) 0)
 #endif
 
 /* Which of MaxBackends places in shared memory is this backend's. */

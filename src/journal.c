@@ -24,11 +24,11 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -70,6 +70,8 @@ static Statement insert_many_statement = {
 /* The scope of the innermost insert that is under way */
 static const RoleScope *insert_scope = NULL;
 
+static void refuse_row_security(Relation journal);
+static void read_last_by_statement(const EntityKey *key, LastEvent *last);
 static void insert_by_statement(const EntityKey *key, const RoleScope *scope, const Event *events, int count);
 static uint64 insert_one(const EntityKey *key, const Event *event);
 static uint64 insert_many(const EntityKey *key, const Event *events, int count);
@@ -137,26 +139,38 @@ cqrs_journal_check_key(EntityKey *key, text *entity_type, text *entity_id)
 void
 cqrs_journal_begin_write(const EntityKey *key, const RoleScope *scope, int64 at_least, LastEvent *last)
 {
-	Oid			relid = cqrs_journal_relid();
-	Oid			owner = cqrs_catalog_relation_owner(relid);
-	RoleScope	journal;
+	Relation	journal;
+	RoleScope	own;
 
 	cqrs_entity_lock_acquire(key);
-	/* Before positions are drawn: cqrs.adopt() waits for this lock. */
-	LockRelationOid(relid, RowExclusiveLock);
-	if (check_enable_rls(relid, owner, true) == RLS_ENABLED)
+	/* This lock comes before positions are drawn: cqrs.adopt() waits for it. */
+	journal = table_open(cqrs_journal_relid(), RowExclusiveLock);
+	refuse_row_security(journal);
+	/* Events appended before in this transaction count. */
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetLatestSnapshot());
+	cqrs_role_enter_own(&own, scope, journal->rd_rel->relowner);
+	if (cqrs_journal_table_allows(journal, JOURNAL_READ))
+		cqrs_journal_table_read_last(journal, JOURNAL_WRITE, key, at_least, last);
+	else
+		read_last_by_statement(key, last);
+	cqrs_role_leave(&own);
+	table_close(journal, NoLock);
+}
+
+static void
+refuse_row_security(Relation journal)
+{
+	Oid			owner = journal->rd_rel->relowner;
+
+	if (journal->rd_rel->relrowsecurity &&
+		check_enable_rls(RelationGetRelid(journal), owner, true) == RLS_ENABLED)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("row security of cqrs.journal applies to its owner"),
 				 errdetail("Events that its owner \"%s\" cannot see cannot be followed by others.",
 						   GetUserNameFromId(owner, false)),
 				 errhint("ALTER TABLE cqrs.journal NO FORCE ROW LEVEL SECURITY.")));
-	/* Events appended before in this transaction count. */
-	CommandCounterIncrement();
-	PushActiveSnapshot(GetLatestSnapshot());
-	cqrs_role_enter_own(&journal, scope, owner);
-	cqrs_journal_read_last(key, true, at_least, last);
-	cqrs_role_leave(&journal);
 }
 
 void
@@ -257,20 +271,18 @@ void
 cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const Event *events, int count)
 {
 	MemoryContext context = CurrentMemoryContext;
-	Oid			relid = cqrs_journal_relid();
+	Relation	journal = table_open(cqrs_journal_relid(), RowExclusiveLock);
+	bool		allowed = cqrs_journal_table_allows(journal, JOURNAL_WRITE);
 	RoleScope	own;
 
-	cqrs_role_enter_own(&own, scope, cqrs_catalog_relation_owner(relid));
+	cqrs_role_enter_own(&own, scope, journal->rd_rel->relowner);
 	PG_TRY();
 	{
-		Relation	journal = cqrs_journal_table_open(relid, JOURNAL_INSERT);
-
-		if (journal)
-		{
+		if (allowed)
 			cqrs_journal_table_insert(journal, key, events, count);
-			cqrs_journal_table_close(journal);
-		}
-		else
+		/* What a statement fires may want the table for itself. */
+		table_close(journal, NoLock);
+		if (!allowed)
 			insert_by_statement(key, &own, events, count);
 	}
 	PG_CATCH();
@@ -297,15 +309,22 @@ cqrs_journal_insert_scope(void)
 void
 cqrs_journal_read_last(const EntityKey *key, bool sees_all, int64 at_least, LastEvent *last)
 {
-	Datum		values[] = {PointerGetDatum(key->entity_type), PointerGetDatum(key->entity_id)};
-	Relation	journal = sees_all ? cqrs_journal_table_open(cqrs_journal_relid(), JOURNAL_READ) : NULL;
+	Relation	journal = sees_all ? cqrs_journal_table_open(cqrs_journal_relid()) : NULL;
 
 	if (journal)
 	{
-		cqrs_journal_table_read_last(journal, key, at_least, last);
+		cqrs_journal_table_read_last(journal, JOURNAL_READ, key, at_least, last);
 		cqrs_journal_table_close(journal);
-		return;
 	}
+	else
+		read_last_by_statement(key, last);
+}
+
+static void
+read_last_by_statement(const EntityKey *key, LastEvent *last)
+{
+	Datum		values[] = {PointerGetDatum(key->entity_type), PointerGetDatum(key->entity_id)};
+
 	memset(last, 0, sizeof(LastEvent));
 	SPI_connect();
 	if (cqrs_statement_read(&last_statement, values, NULL, 1) == 1)

@@ -63,7 +63,7 @@ cqrs_append(PG_FUNCTION_ARGS)
 	cqrs_identity_warn_if_held();
 	parse_events(&append, PG_GETARG_DATUM(2));
 	append_events(&append, &receipt);
-	PG_RETURN_DATUM(cqrs_receipt_datum(fcinfo, &receipt));
+	PG_RETURN_DATUM(cqrs_receipt_datum(&receipt));
 }
 
 /* 0, -4 and versions are known; -1 means "must not exist" elsewhere. */

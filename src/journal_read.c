@@ -73,7 +73,7 @@ cqrs_history(PG_FUNCTION_ARGS)
 	{
 		int64		after = PG_GETARG_INT64(2);
 		EntityKey	key;
-		JournalScan scan;
+		JournalScan scan = {.use = JOURNAL_READ};
 
 		cqrs_slice_key(&key, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1));
 		if (after < PG_INT64_MAX)
@@ -98,7 +98,7 @@ cqrs_read_events(PG_FUNCTION_ARGS)
 	Datum		values[6];
 	char		nulls[6];
 	Relation	journal;
-	JournalScan scan;
+	JournalScan scan = {.use = JOURNAL_READ};
 
 	refuse_null(fcinfo, 0, "after_position");
 	refuse_null(fcinfo, 1, "max_events");
@@ -176,7 +176,7 @@ cqrs_wait_for_event(PG_FUNCTION_ARGS)
 static Relation
 open_for_caller(void)
 {
-	return cqrs_journal_sees_all() ? cqrs_journal_table_open(cqrs_journal_relid(), JOURNAL_READ) : NULL;
+	return cqrs_journal_sees_all() ? cqrs_journal_table_open(cqrs_journal_relid()) : NULL;
 }
 
 /* Reads with the active snapshot into the function's result. */

@@ -5,17 +5,16 @@
  * A command reads one row by an index and writes one.  Most of what an SQL
  * statement costs for that is to set the executor up and to take it down
  * again, so the table and its indexes are used directly, through the same
- * functions that COPY and logical replication use: every index that there is
- * gets its entry, every NOT NULL is looked at, TOAST, WAL, logical decoding
- * and SERIALIZABLE go on as ever.
+ * functions that the executor calls in the end: every index that there is gets
+ * its entry; TOAST, WAL, logical decoding and SERIALIZABLE go on as ever.
  *
- * What needs the executor is left to it: cqrs_journal_table_open() answers
- * with NULL where the table has become more than what cqrs.create_journal()
- * made, and the caller goes on with a statement.  So it is where an insert
- * would run somebody's functions: triggers (a sync projection is one), CHECK
- * constraints, indexes on expressions.  A distributed table must never be
- * written here: its rows are elsewhere, so none is where Citus is installed.
- * What is found out about the table is kept until its relcache entry changes.
+ * What needs the executor is left to it: cqrs_journal_table_allows() says no
+ * where the table has become more than what cqrs.create_journal() made, and
+ * the caller goes on with a statement.  So it is where an insert would run
+ * somebody's functions: triggers (a sync projection is one, and so is each
+ * deferrable constraint), CHECK constraints, indexes on expressions.  A
+ * distributed table must never be written here: its rows are elsewhere, so none
+ * is where Citus is installed.  What is found out about the table is kept until its relcache entry changes.
  *
  * Rights are the caller's business: nobody here checks any, and row security
  * is not applied.  Rows are read with the active snapshot.
@@ -26,6 +25,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/index.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_collation.h"
 #include "commands/extension.h"
@@ -45,6 +45,15 @@
 #define ROWS_AT_ONCE	64
 #define BYTES_AT_ONCE	(256 * 1024)
 
+/* What rows are written into. */
+typedef struct JournalTarget
+{
+	Relation	journal;
+	int			count;
+	Relation   *indexes;
+	IndexInfo **infos;
+} JournalTarget;
+
 /* What is known of the table with this OID; invalid: nothing. */
 static struct
 {
@@ -62,7 +71,10 @@ static bool has_columns(Relation index, const AttrNumber *columns, int count);
 static bool runs_functions(Relation journal);
 static void begin_scan(JournalScan *scan, Relation journal, Oid index);
 static void add_key(JournalScan *scan, AttrNumber column, StrategyNumber strategy, RegProcedure function, Datum value);
-static void insert_rows(ResultRelInfo * target, EState * estate, TupleTableSlot **slots, int count);
+static void open_target(JournalTarget *target, Relation journal);
+static void close_target(JournalTarget *target);
+static void insert_rows(JournalTarget *target, TupleTableSlot **slots, int count);
+static void insert_entries(JournalTarget *target, TupleTableSlot *slot);
 
 void
 cqrs_journal_table_init(void)
@@ -70,18 +82,25 @@ cqrs_journal_table_init(void)
 	CacheRegisterRelcacheCallback(forget, (Datum) 0);
 }
 
-/* NULL where the executor is needed.  The lock that the use takes is kept. */
+/* NULL where the executor is needed to read.  The lock is kept. */
 Relation
-cqrs_journal_table_open(Oid relid, JournalUse use)
+cqrs_journal_table_open(Oid relid)
 {
-	Relation	journal = table_open(relid, use == JOURNAL_INSERT ? RowExclusiveLock : AccessShareLock);
+	Relation	journal = table_open(relid, AccessShareLock);
 
-	if (known.relid != relid)
-		describe(journal);
-	if (use == JOURNAL_INSERT ? known.insertable : known.readable)
+	if (cqrs_journal_table_allows(journal, JOURNAL_READ))
 		return journal;
 	table_close(journal, NoLock);
 	return NULL;
+}
+
+/* False where the executor is needed.  The table is open, with a lock for the use. */
+bool
+cqrs_journal_table_allows(Relation journal, JournalUse use)
+{
+	if (known.relid != RelationGetRelid(journal))
+		describe(journal);
+	return use == JOURNAL_WRITE ? known.insertable : known.readable;
 }
 
 void
@@ -96,9 +115,9 @@ cqrs_journal_table_close(Relation journal)
  * guess costs time and nothing else.
  */
 void
-cqrs_journal_table_read_last(Relation journal, const EntityKey *key, int64 at_least, LastEvent *last)
+cqrs_journal_table_read_last(Relation journal, JournalUse use, const EntityKey *key, int64 at_least, LastEvent *last)
 {
-	JournalScan scan;
+	JournalScan scan = {.use = use};
 	TupleTableSlot *slot;
 
 	memset(last, 0, sizeof(LastEvent));
@@ -115,7 +134,7 @@ cqrs_journal_table_read_last(Relation journal, const EntityKey *key, int64 at_le
 	}
 	cqrs_journal_table_end_scan(&scan);
 	if (slot == NULL && at_least > 0)
-		cqrs_journal_table_read_last(journal, key, 0, last);
+		cqrs_journal_table_read_last(journal, use, key, 0, last);
 }
 
 /* One entity's events of these versions, in order. */
@@ -162,15 +181,13 @@ cqrs_journal_table_end_scan(JournalScan *scan)
 void
 cqrs_journal_table_insert(Relation journal, const EntityKey *key, const Event *events, int count)
 {
-	EState	   *estate = CreateExecutorState();
-	ResultRelInfo *target = makeNode(ResultRelInfo);
+	JournalTarget target;
 	TupleTableSlot *slots[ROWS_AT_ONCE];
 	int			slot_count = Min(count, ROWS_AT_ONCE);
 	int			filled = 0;
 	Size		bytes = 0;
 
-	InitResultRelInfo(target, journal, 0, NULL, 0);
-	ExecOpenIndices(target, false);
+	open_target(&target, journal);
 	for (int i = 0; i < slot_count; i++)
 		slots[i] = table_slot_create(journal, NULL);
 	for (int i = 0; i < count; i++)
@@ -183,15 +200,14 @@ cqrs_journal_table_insert(Relation journal, const EntityKey *key, const Event *e
 		bytes += VARSIZE(events[i].data);
 		if (filled == slot_count || i == count - 1 || bytes > BYTES_AT_ONCE)
 		{
-			insert_rows(target, estate, slots, filled);
+			insert_rows(&target, slots, filled);
 			filled = 0;
 			bytes = 0;
 		}
 	}
 	for (int i = 0; i < slot_count; i++)
 		ExecDropSingleTupleTableSlot(slots[i]);
-	ExecCloseIndices(target);
-	FreeExecutorState(estate);
+	close_target(&target);
 	CommandCounterIncrement();
 }
 
@@ -250,6 +266,7 @@ describe(Relation journal)
 		  (journal->trigdesc->trig_insert_before_row || journal->trigdesc->trig_insert_after_row ||
 		   journal->trigdesc->trig_insert_before_statement || journal->trigdesc->trig_insert_after_statement)) &&
 		!(desc->constr && (desc->constr->has_generated_stored || desc->constr->num_check > 0)) &&
+		!TupleDescAttr(desc, EVENT_METADATA - 1)->attnotnull &&
 		!runs_functions(journal);
 }
 
@@ -292,7 +309,7 @@ has_columns(Relation index, const AttrNumber *columns, int count)
 	return true;
 }
 
-/* Do entries of the indexes depend on functions? Whose, and what they find, is the executor's to settle. */
+/* Do entries of the indexes depend on functions, or exclude each other by them? That is the executor's to settle. */
 static bool
 runs_functions(Relation journal)
 {
@@ -304,7 +321,8 @@ runs_functions(Relation journal)
 	{
 		Relation	index = index_open(lfirst_oid(cell), AccessShareLock);
 
-		found |= RelationGetIndexPredicate(index) != NIL || RelationGetIndexExpressions(index) != NIL;
+		found |= RelationGetIndexPredicate(index) != NIL || RelationGetIndexExpressions(index) != NIL ||
+			index->rd_index->indisexclusion;
 		index_close(index, NoLock);
 	}
 	list_free(indexes);
@@ -314,7 +332,7 @@ runs_functions(Relation journal)
 static void
 begin_scan(JournalScan *scan, Relation journal, Oid index)
 {
-	scan->index = index_open(index, AccessShareLock);
+	scan->index = index_open(index, scan->use == JOURNAL_WRITE ? RowExclusiveLock : AccessShareLock);
 	scan->scan = cqrs_index_beginscan(journal, scan->index, GetActiveSnapshot(), scan->key_count);
 	index_rescan(scan->scan, scan->keys, scan->key_count, NULL, 0);
 	scan->slot = table_slot_create(journal, NULL);
@@ -328,20 +346,66 @@ add_key(JournalScan *scan, AttrNumber column, StrategyNumber strategy, RegProced
 	ScanKeyInit(&scan->keys[scan->key_count++], column, strategy, function, value);
 }
 
+/* The locks on the indexes are kept: the next append of the transaction has them then. */
 static void
-insert_rows(ResultRelInfo * target, EState * estate, TupleTableSlot **slots, int count)
+open_target(JournalTarget *target, Relation journal)
 {
-	Relation	journal = target->ri_RelationDesc;
+	List	   *indexes = RelationGetIndexList(journal);
+	ListCell   *cell;
 
-	for (int i = 0; i < count; i++)
-		ExecConstraints(target, slots[i], estate);
-	if (count == 1)
-		table_tuple_insert(journal, slots[0], GetCurrentCommandId(true), 0, NULL);
-	else
-		table_multi_insert(journal, slots, count, GetCurrentCommandId(true), 0, NULL);
-	for (int i = 0; i < count; i++)
+	target->journal = journal;
+	target->count = 0;
+	target->indexes = palloc(sizeof(Relation) * list_length(indexes));
+	target->infos = palloc(sizeof(IndexInfo *) * list_length(indexes));
+	foreach(cell, indexes)
 	{
-		(void) cqrs_insert_index_tuples(target, slots[i], estate);
-		ResetPerTupleExprContext(estate);
+		Relation	index = index_open(lfirst_oid(cell), RowExclusiveLock);
+
+		target->indexes[target->count] = index;
+		target->infos[target->count++] = BuildIndexInfo(index);
+	}
+	list_free(indexes);
+}
+
+static void
+close_target(JournalTarget *target)
+{
+	for (int i = 0; i < target->count; i++)
+	{
+		cqrs_index_insert_cleanup(target->indexes[i], target->infos[i]);
+		index_close(target->indexes[i], NoLock);
+	}
+}
+
+static void
+insert_rows(JournalTarget *target, TupleTableSlot **slots, int count)
+{
+	CommandId	command = GetCurrentCommandId(true);
+
+	if (count == 1)
+		table_tuple_insert(target->journal, slots[0], command, 0, NULL);
+	else
+		table_multi_insert(target->journal, slots, count, command, 0, NULL);
+	for (int i = 0; i < count; i++)
+		insert_entries(target, slots[i]);
+}
+
+/* Of the row in the slot, in all indexes, also those that are being built. */
+static void
+insert_entries(JournalTarget *target, TupleTableSlot *slot)
+{
+	Datum		values[INDEX_MAX_KEYS];
+	bool		nulls[INDEX_MAX_KEYS];
+
+	for (int i = 0; i < target->count; i++)
+	{
+		Relation	index = target->indexes[i];
+		IndexInfo  *info = target->infos[i];
+
+		if (!info->ii_ReadyForInserts)
+			continue;
+		FormIndexDatum(info, slot, NULL, values, nulls);
+		index_insert(index, values, nulls, &slot->tts_tid, target->journal,
+					 index->rd_index->indisunique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO, false, info);
 	}
 }

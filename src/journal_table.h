@@ -51,16 +51,18 @@ enum
 	EVENT_ATTRIBUTES = EVENT_CREATED_AT
 };
 
-/* What is to be done with the table. */
+/* What is to be done with the table, which decides on the locks. */
 typedef enum JournalUse
 {
 	JOURNAL_READ,				/* all rows: the caller has seen to rights */
-	JOURNAL_INSERT
+	JOURNAL_WRITE
 } JournalUse;
 
 /* A range of the journal, read in order. */
 typedef struct JournalScan
 {
+	JournalUse	use;			/* of the transaction, which locks the index
+								 * for it */
 	Relation	index;
 	IndexScanDesc scan;
 	ScanDirection direction;
@@ -70,10 +72,12 @@ typedef struct JournalScan
 } JournalScan;
 
 extern void cqrs_journal_table_init(void);
-extern Relation cqrs_journal_table_open(Oid relid, JournalUse use);
+extern Relation cqrs_journal_table_open(Oid relid);
+extern bool cqrs_journal_table_allows(Relation journal, JournalUse use);
 extern void cqrs_journal_table_close(Relation journal);
 
-extern void cqrs_journal_table_read_last(Relation journal, const EntityKey *key, int64 at_least, LastEvent *last);
+extern void cqrs_journal_table_read_last(Relation journal, JournalUse use, const EntityKey *key, int64 at_least,
+										 LastEvent *last);
 extern void cqrs_journal_table_scan_entity(JournalScan *scan, Relation journal, const EntityKey *key,
 										   int64 from_version, int64 to_version);
 extern void cqrs_journal_table_scan_positions(JournalScan *scan, Relation journal, int64 after, int64 up_to);

@@ -6,14 +6,16 @@
 
 #include "access/htup_details.h"
 #include "funcapi.h"
+#include "utils/typcache.h"
 
+#include "catalog.h"
 #include "receipt.h"
 
 /* The result of a function that returns a cqrs.receipt. */
 Datum
-cqrs_receipt_datum(FunctionCallInfo fcinfo, const Receipt *receipt)
+cqrs_receipt_datum(const Receipt *receipt)
 {
-	TupleDesc	desc;
+	TupleDesc	desc = lookup_rowtype_tupdesc(cqrs_catalog_type("receipt"), -1);
 	Datum		values[4] = {
 		PointerGetDatum(receipt->entity_id),
 		Int64GetDatum(receipt->version),
@@ -21,8 +23,9 @@ cqrs_receipt_datum(FunctionCallInfo fcinfo, const Receipt *receipt)
 		PointerGetDatum(receipt->reply)
 	};
 	bool		nulls[4] = {false, false, false, receipt->reply == NULL};
+	Datum		result;
 
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
-	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
+	result = HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+	ReleaseTupleDesc(desc);
+	return result;
 }

@@ -5,7 +5,6 @@
 #ifndef CQRS_RECEIPT_H
 #define CQRS_RECEIPT_H
 
-#include "fmgr.h"
 #include "utils/jsonb.h"
 
 typedef struct Receipt
@@ -16,6 +15,6 @@ typedef struct Receipt
 	Jsonb	   *reply;			/* or NULL */
 } Receipt;
 
-extern Datum cqrs_receipt_datum(FunctionCallInfo fcinfo, const Receipt *receipt);
+extern Datum cqrs_receipt_datum(const Receipt *receipt);
 
 #endif

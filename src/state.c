@@ -315,7 +315,7 @@ fold_after(EntityType *entity, const EntityKey *key, const RoleScope *scope,
 	cqrs_fold_begin(&fold, entity, key, scope, state, target->version - state->version);
 	fold.sees_all = source == STATE_FROM_KEPT;
 	if (fold.sees_all)
-		journal = cqrs_journal_table_open(cqrs_journal_relid(), JOURNAL_READ);
+		journal = cqrs_journal_table_open(cqrs_journal_relid());
 	while (whole && state->version < target->version)
 	{
 		int64		before = state->version;
@@ -338,7 +338,7 @@ static bool
 fold_range(Fold *fold, Relation journal, bool check_base, int64 from, int64 to)
 {
 	RunningHandler running;
-	JournalScan scan;
+	JournalScan scan = {.use = JOURNAL_READ};
 	volatile bool base_found = !check_base;
 
 	cqrs_journal_table_scan_entity(&scan, journal, fold->key, from, to);
