@@ -31,7 +31,7 @@ SHLIB_LINK = -lcurl
 # Each suite starts a server of its own, so that "make install installcheck"
 # needs none that runs. TAP tests find the same settings in TEMP_CONFIG.
 SERVER         = --temp-config=test/postgresql.conf --load-extension=$(EXTENSION)
-REGRESS       := $(patsubst sql/%.sql,%,$(wildcard $(patsubst %,sql/%.sql,$(CONCEPTS) privileges errors)))
+REGRESS       := $(patsubst sql/%.sql,%,$(wildcard $(patsubst %,sql/%.sql,$(CONCEPTS) privileges privileges_workers privileges_objects errors)))
 REGRESS_OPTS   = --temp-instance=tmp_check $(SERVER)
 ISOLATION     := $(patsubst test/specs/%.spec,%,$(sort $(wildcard test/specs/*.spec)))
 ISOLATION_OPTS = --inputdir=test --temp-instance=tmp_check_iso $(SERVER)

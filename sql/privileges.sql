@@ -1,4 +1,22 @@
 -- Who may do what, and that a handler gives nobody more rights than its owner has.
+--
+-- What is promised, and where it is tested; without a file, below. "Attacks" are those of the low role's handlers.
+--   Handlers run as the owner of the entity or projection, which is kept by name     attacks; projection_step, projection_sync, projection_failure
+--   They belong to that role or to the extension, whenever they are called           attacks; handler, entity, projection
+--   In a backend: a restricted operation with other rights than the caller's         attacks: triggers, cursors, temporary objects, SET ROLE,
+--                                                                                    SECURITY DEFINER in either direction, caught errors
+--   ... none where the caller is the owner, and settings go back                     attacks
+--   search_path as at registration, pg_temp last; functions, operators, types, casts the other way round; handler, privileges_objects
+--   In a worker: as the owner until after the commit, then all is discarded          projection_step, privileges_workers (timers, commands
+--                                                                                    that follow deliveries, parked events, rebuilds)
+--   Our own SQL: as the journal's owner, with a path of its own                      journal, projection_step, privileges_objects (event triggers,
+--                                                                                    defaults, checks, rules, indexes)
+--   To send: EXECUTE on the handler, when it is sent; a warning where PUBLIC has it  may send; entity, timer, outbox, privileges_workers
+--   To append: EXECUTE on cqrs.append. To read: SELECT on the journal, its row       may append, may read, row security; journal_read
+--   security included, where it applies past cache and snapshots; not for send
+--   Only the owner inserts, and nobody changes or deletes but forget, delete_events  may append; journal, retention
+--   To register: EXECUTE, and the owner alone                                        may register; projection
+--   Nothing of the schema cqrs is writable to PUBLIC                                 below; schema
 CREATE ROLE regress_cqrs_owner;
 CREATE ROLE regress_cqrs_other;
 CREATE ROLE regress_cqrs_sender;
