@@ -215,6 +215,35 @@ UPDATE cqrs.outbox SET state = 'dead' WHERE reply_entity_id = 'd';
 SELECT cqrs.forget('retention.Once', 'd');
 SELECT * FROM count_rows('d');
 ROLLBACK;
+-- All of it is found by an index; of deliveries that are not settled, all are looked at.
+BEGIN;
+SELECT count(cqrs.schedule(now() + '1 day', 'retention.Again', n::text, 'Add')) FROM generate_series(1, 300) n;
+SELECT count(cqrs.enqueue('retention_service', 'POST', '/', reply_entity_type => 'retention.Again', reply_entity_id => n::text, reply_command => 'Add'))
+FROM generate_series(1, 300) n;
+UPDATE cqrs.outbox SET state = 'delivered', settled_at = now() WHERE reply_entity_id::int > 7;
+UPDATE cqrs.outbox SET state = 'claimed' WHERE reply_entity_id = '6';
+UPDATE cqrs.outbox SET ordering_key = 'x', behind = true WHERE reply_entity_id = '7';
+CREATE FUNCTION scans() RETURNS TABLE (name name, whole_tables bigint, fetched bigint) LANGUAGE sql AS $$
+    SELECT relname, seq_scan, idx_tup_fetch FROM pg_stat_xact_all_tables WHERE schemaname = 'cqrs' $$;
+CREATE TEMPORARY TABLE scanned AS SELECT * FROM scans();
+SELECT version FROM cqrs.append('retention.Once', 'f', ARRAY[cqrs.new_event('Added', '{"by": 1}')]);
+SELECT cqrs.forget('retention.Once', 'f');
+SELECT name, now.whole_tables - coalesce(before.whole_tables, 0) AS whole_tables, now.fetched - coalesce(before.fetched, 0) AS fetched
+FROM scans() now LEFT JOIN scanned before USING (name)
+WHERE name IN ('journal', 'snapshot', 'command_log', 'parked_entity', 'timer', 'outbox') ORDER BY name;
+DO $$
+BEGIN
+    FOR n IN 5 .. 7 LOOP
+        PERFORM cqrs.append('retention.Again', n::text, ARRAY[cqrs.new_event('Added', '{"by": 1}')]);
+        BEGIN
+            PERFORM cqrs.forget('retention.Again', n::text);
+        EXCEPTION WHEN object_in_use THEN
+            RAISE NOTICE '%: %', (SELECT state || CASE WHEN behind THEN ', behind' ELSE '' END FROM cqrs.outbox WHERE reply_entity_id = n::text), SQLERRM;
+        END;
+    END LOOP;
+END
+$$;
+ROLLBACK;
 DROP SERVER retention_service CASCADE;
 
 -- Projections: a sync one gets the events in the same transaction, an async one in their order; one that comes later gets the state

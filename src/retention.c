@@ -102,9 +102,19 @@ static Statement delete_deliveries_statement = {
 	.argtypes = {TEXTOID, TEXTOID}
 };
 
+/*
+ * Deliveries that are not settled have no index by entity, since they are few
+ * and change often.  Each of these goes through one of the indexes that they
+ * have, whatever has been settled.
+ */
+#define LEFT_DELIVERY " UNION ALL SELECT 'delivery' FROM cqrs.outbox WHERE reply_entity_type = $1 AND reply_entity_id = $2 AND "
+
 static Statement left_statement = {
 	.sql = "SELECT 'timer' FROM cqrs.timer WHERE entity_type = $1 AND entity_id = $2"
-	" UNION ALL SELECT 'delivery' FROM cqrs.outbox WHERE reply_entity_type = $1 AND reply_entity_id = $2 LIMIT 1",
+	LEFT_DELIVERY "state = 'pending' AND NOT behind"
+	LEFT_DELIVERY "state = 'pending' AND behind AND ordering_key IS NOT NULL"
+	LEFT_DELIVERY "state = 'claimed'"
+	LEFT_DELIVERY "state = 'answered' LIMIT 1",
 	.nargs = 2,
 	.argtypes = {TEXTOID, TEXTOID}
 };
