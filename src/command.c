@@ -192,7 +192,7 @@ handle(Command *command, const RoleScope *scope, Receipt *receipt)
 	LastEvent	last;
 	Effect		effect;
 
-	cqrs_journal_begin_write(key, scope, cqrs_state_cache_version(key), &last);
+	cqrs_journal_begin_write(key, scope, &last);
 	/* Who waited goes by what is registered now. */
 	find_entity(command, scope);
 	if (command->command_id &&

@@ -132,12 +132,11 @@ cqrs_journal_check_key(EntityKey *key, text *entity_type, text *entity_id)
 }
 
 /*
- * Waits for the entity and reads its last event, which is thought to have that
- * version or a later one (journal_table.c).  Leaves a snapshot active that is
- * newer than the wait; cqrs_journal_end_write() pops it.
+ * Waits for the entity and reads its last event.  Leaves a snapshot active that
+ * is newer than the wait; cqrs_journal_end_write() pops it.
  */
 void
-cqrs_journal_begin_write(const EntityKey *key, const RoleScope *scope, int64 at_least, LastEvent *last)
+cqrs_journal_begin_write(const EntityKey *key, const RoleScope *scope, LastEvent *last)
 {
 	Relation	journal;
 	RoleScope	own;
@@ -151,7 +150,7 @@ cqrs_journal_begin_write(const EntityKey *key, const RoleScope *scope, int64 at_
 	PushActiveSnapshot(GetLatestSnapshot());
 	cqrs_role_enter_own(&own, scope, journal->rd_rel->relowner);
 	if (cqrs_journal_table_allows(journal, JOURNAL_READ))
-		cqrs_journal_table_read_last(journal, JOURNAL_WRITE, key, at_least, last);
+		cqrs_journal_table_read_last(journal, JOURNAL_WRITE, key, last);
 	else
 		read_last_by_statement(key, last);
 	cqrs_role_leave(&own);
@@ -235,7 +234,7 @@ cqrs_journal_check_unchanged(const EntityKey *key, const RoleScope *scope, const
 		return;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	cqrs_role_enter_own(&journal, scope, cqrs_catalog_relation_owner(cqrs_journal_relid()));
-	cqrs_journal_read_last(key, true, 0, &seen);
+	cqrs_journal_read_last(key, true, &seen);
 	cqrs_role_leave(&journal);
 	PopActiveSnapshot();
 	if (seen.version != last->version)
@@ -307,13 +306,13 @@ cqrs_journal_insert_scope(void)
  * may be one that does not see all of them.
  */
 void
-cqrs_journal_read_last(const EntityKey *key, bool sees_all, int64 at_least, LastEvent *last)
+cqrs_journal_read_last(const EntityKey *key, bool sees_all, LastEvent *last)
 {
 	Relation	journal = sees_all ? cqrs_journal_table_open(cqrs_journal_relid()) : NULL;
 
 	if (journal)
 	{
-		cqrs_journal_table_read_last(journal, JOURNAL_READ, key, at_least, last);
+		cqrs_journal_table_read_last(journal, JOURNAL_READ, key, last);
 		cqrs_journal_table_close(journal);
 	}
 	else

@@ -21,7 +21,7 @@ extern bool cqrs_journal_sees_all(void);
 extern void cqrs_journal_check_key(EntityKey *key, text *entity_type, text *entity_id);
 
 /* Called by writers, in this order, in a scope of cqrs_role_enter(). */
-extern void cqrs_journal_begin_write(const EntityKey *key, const RoleScope *scope, int64 at_least, LastEvent *last);
+extern void cqrs_journal_begin_write(const EntityKey *key, const RoleScope *scope, LastEvent *last);
 extern void cqrs_journal_check_version(const EntityKey *key, const LastEvent *last, int64 expected);
 extern void cqrs_journal_refuse_forgotten(const EntityKey *key, const LastEvent *last);
 extern void cqrs_journal_check_unchanged(const EntityKey *key, const RoleScope *scope, const LastEvent *last);
@@ -32,7 +32,7 @@ extern void cqrs_journal_end_write(void);
 /* Called by triggers on the journal; NULL where it is not us who inserts. */
 extern const RoleScope *cqrs_journal_insert_scope(void);
 
-extern void cqrs_journal_read_last(const EntityKey *key, bool sees_all, int64 at_least, LastEvent *last);
+extern void cqrs_journal_read_last(const EntityKey *key, bool sees_all, LastEvent *last);
 extern Datum cqrs_journal_event_datum(const EntityKey *key, const Event *event);
 
 #endif

@@ -138,7 +138,7 @@ append_events(Append *append, Receipt *receipt)
 	LastEvent	last;
 
 	cqrs_role_enter_bare(&scope, cqrs_catalog_extension_owner());
-	cqrs_journal_begin_write(key, &scope, append->any_version ? 0 : append->expected, &last);
+	cqrs_journal_begin_write(key, &scope, &last);
 	if (append->command_id == NULL ||
 		!cqrs_command_log_find(key, &scope, append->command_id, append->fingerprint, receipt))
 	{

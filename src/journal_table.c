@@ -45,6 +45,21 @@
 #define ROWS_AT_ONCE	64
 #define BYTES_AT_ONCE	(256 * 1024)
 
+/*
+ * A version that an entity of that hash had: where to look for its last one.
+ * It is a hint: one that is wrong, because of a rollback or of another entity
+ * with the same hash, costs a second look and nothing else.
+ */
+typedef struct SeenVersion
+{
+	uint64		hash;
+	int64		version;
+} SeenVersion;
+
+#define SEEN_VERSIONS	16384	/* 256 kB, as far as they are used */
+
+static SeenVersion seen_versions[SEEN_VERSIONS];
+
 /* What rows are written into. */
 typedef struct JournalTarget
 {
@@ -71,6 +86,8 @@ static bool has_columns(Relation index, const AttrNumber *columns, int count);
 static bool runs_functions(Relation journal);
 static void begin_scan(JournalScan *scan, Relation journal, Oid index);
 static void add_key(JournalScan *scan, AttrNumber column, StrategyNumber strategy, RegProcedure function, Datum value);
+static SeenVersion *seen_version(const EntityKey *key);
+static void find_last(Relation journal, JournalUse use, const EntityKey *key, int64 from_version, LastEvent *last);
 static void open_target(JournalTarget *target, Relation journal);
 static void close_target(JournalTarget *target);
 static void insert_rows(JournalTarget *target, TupleTableSlot **slots, int count);
@@ -110,18 +127,38 @@ cqrs_journal_table_close(Relation journal)
 }
 
 /*
- * The search begins at a version that the entity is thought to have, which
- * saves looking at all its entries before; 0 if nothing is known.  A wrong
- * guess costs time and nothing else.
+ * The search begins at a version that the entity had when it was used last,
+ * which saves looking at all its entries before.
  */
 void
-cqrs_journal_table_read_last(Relation journal, JournalUse use, const EntityKey *key, int64 at_least, LastEvent *last)
+cqrs_journal_table_read_last(Relation journal, JournalUse use, const EntityKey *key, LastEvent *last)
+{
+	SeenVersion *seen = seen_version(key);
+
+	find_last(journal, use, key, seen->hash == key->hash ? seen->version : 0, last);
+	/* It was in a transaction that was rolled back. */
+	if (last->version == 0 && seen->hash == key->hash && seen->version > 0)
+		find_last(journal, use, key, 0, last);
+	*seen = (SeenVersion)
+	{
+		key->hash, last->version
+	};
+}
+
+static SeenVersion *
+seen_version(const EntityKey *key)
+{
+	return &seen_versions[key->hash % SEEN_VERSIONS];
+}
+
+static void
+find_last(Relation journal, JournalUse use, const EntityKey *key, int64 from_version, LastEvent *last)
 {
 	JournalScan scan = {.use = use};
 	TupleTableSlot *slot;
 
 	memset(last, 0, sizeof(LastEvent));
-	cqrs_journal_table_scan_entity(&scan, journal, key, at_least, PG_INT64_MAX);
+	cqrs_journal_table_scan_entity(&scan, journal, key, from_version, PG_INT64_MAX);
 	scan.direction = BackwardScanDirection;
 	slot = cqrs_journal_table_next(&scan);
 	if (slot)
@@ -133,8 +170,6 @@ cqrs_journal_table_read_last(Relation journal, JournalUse use, const EntityKey *
 		last->forgotten = cqrs_journal_table_is_type(DatumGetTextPP(slot->tts_values[EVENT_TYPE - 1]), CQRS_FORGOTTEN);
 	}
 	cqrs_journal_table_end_scan(&scan);
-	if (slot == NULL && at_least > 0)
-		cqrs_journal_table_read_last(journal, use, key, 0, last);
 }
 
 /* One entity's events of these versions, in order. */
@@ -208,6 +243,8 @@ cqrs_journal_table_insert(Relation journal, const EntityKey *key, const Event *e
 	for (int i = 0; i < slot_count; i++)
 		ExecDropSingleTupleTableSlot(slots[i]);
 	close_target(&target);
+	seen_version(key)->hash = key->hash;
+	seen_version(key)->version = events[count - 1].version;
 	CommandCounterIncrement();
 }
 

@@ -76,8 +76,7 @@ extern Relation cqrs_journal_table_open(Oid relid);
 extern bool cqrs_journal_table_allows(Relation journal, JournalUse use);
 extern void cqrs_journal_table_close(Relation journal);
 
-extern void cqrs_journal_table_read_last(Relation journal, JournalUse use, const EntityKey *key, int64 at_least,
-										 LastEvent *last);
+extern void cqrs_journal_table_read_last(Relation journal, JournalUse use, const EntityKey *key, LastEvent *last);
 extern void cqrs_journal_table_scan_entity(JournalScan *scan, Relation journal, const EntityKey *key,
 										   int64 from_version, int64 to_version);
 extern void cqrs_journal_table_scan_positions(JournalScan *scan, Relation journal, int64 after, int64 up_to);

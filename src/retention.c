@@ -211,7 +211,7 @@ begin(Deletion *deletion)
 {
 	RoleScope	caller;
 
-	cqrs_journal_begin_write(&deletion->key, &deletion->scope, 0, &deletion->last);
+	cqrs_journal_begin_write(&deletion->key, &deletion->scope, &deletion->last);
 	/* The type may have been given away while we waited. */
 	cqrs_role_enter_own(&caller, &deletion->scope, deletion->scope.caller);
 	(void) cqrs_entity_registry_get_owned(deletion->key.entity_type);

@@ -194,7 +194,7 @@ cqrs_state(PG_FUNCTION_ARGS)
 	source = cqrs_journal_sees_all() ? STATE_FROM_KEPT : STATE_FROM_EVENTS;
 
 	cqrs_role_enter_bare(&scope, GetUserId());
-	cqrs_journal_read_last(&key, source == STATE_FROM_KEPT, cqrs_state_cache_version(&key), &last);
+	cqrs_journal_read_last(&key, source == STATE_FROM_KEPT, &last);
 	if (source == STATE_FROM_EVENTS && last_event_is_hidden(&key, &scope, &last))
 		last.version = 0;
 	found = last.version > 0 && find_target(fcinfo, &key, &last, &target) && !target.forgotten;
@@ -229,7 +229,7 @@ cqrs_take_snapshot(PG_FUNCTION_ARGS)
 	cqrs_journal_ensure();
 
 	cqrs_role_enter_bare(&scope, cqrs_catalog_extension_owner());
-	cqrs_journal_begin_write(&key, &scope, cqrs_state_cache_version(&key), &last);
+	cqrs_journal_begin_write(&key, &scope, &last);
 	exists = last.version > 0 && !last.forgotten;
 	if (exists)
 	{
@@ -254,7 +254,7 @@ last_event_is_hidden(const EntityKey *key, const RoleScope *scope, const LastEve
 	LastEvent	last;
 
 	cqrs_role_enter_own(&journal, scope, cqrs_catalog_relation_owner(cqrs_journal_relid()));
-	cqrs_journal_read_last(key, true, 0, &last);
+	cqrs_journal_read_last(key, true, &last);
 	cqrs_role_leave(&journal);
 	return last.version != seen->version;
 }

@@ -114,15 +114,6 @@ cqrs_state_cache_init(void)
 	CacheRegisterRelcacheCallback(on_relcache_message, (Datum) 0);
 }
 
-/* Of which version the state is that is kept of the entity; 0 if none is. */
-int64
-cqrs_state_cache_version(const EntityKey *key)
-{
-	CacheEntry *entry = find_entry(key);
-
-	return entry ? entry->state.version : 0;
-}
-
 /*
  * Copies what is kept of the entity into the current context; false if there
  * is nothing.  Whether it is right for the journal is for the caller to see.

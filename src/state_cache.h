@@ -10,7 +10,6 @@
 /* Called by module.c at load. */
 extern void cqrs_state_cache_init(void);
 
-extern int64 cqrs_state_cache_version(const EntityKey *key);
 extern bool cqrs_state_cache_get(const EntityType *entity, const EntityKey *key, EntityState *state);
 extern void cqrs_state_cache_put(const EntityType *entity, const EntityKey *key, const EntityState *state);
 

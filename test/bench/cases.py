@@ -20,6 +20,7 @@ class Case:
         self.goal_us = header(head, 'goal_us')		# of CPU more than the base
         self.goal_cpu = header(head, 'goal_cpu')	# as a share of the base's
         self.events = int(header(head, 'events') or 1)
+        self.longer = int(header(head, 'longer') or 1)	# slices, so many times
         self.rate = int(header(head, 'rate') or 0)
         self.copies_once = header(head, 'copy') == 'once'
         self.scripts = {label: head + part for label, part in zip(parts[::2], parts[1::2])}

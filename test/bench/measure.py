@@ -42,7 +42,7 @@ class Bench:
             return
         take_slice = self.pgbench_slice if case.kind == 'pgbench' else self.script_slice
         slices = {label: [] for label in scripts}
-        self.stores.copy(scripts)
+        self.copy(scripts)
         wal = dict.fromkeys(scripts, 0)
         if case.kind == 'pgbench':
             wal = {label: self.wal_bytes(label, text) / case.events for label, text in scripts.items()}
@@ -51,15 +51,22 @@ class Bench:
         for number in range(1, self.rounds + 1):
             say(f'{case.name}, round {number} of {self.rounds}')
             if case.kind == 'script' and number > 1 and not case.copies_once or max(wal.values()) >= 1:
-                self.stores.copy(scripts)
+                self.copy(scripts)
             for label in random.sample(list(scripts), len(scripts)):
                 slices[label].append(take_slice(case, label, scripts[label]))
         self.report.add_rates(case, slices, wal)
 
+    def copy(self, scripts):
+        self.stores.copy(scripts)
+        for label, text in scripts.items():
+            setup = header(text, 'setup')
+            if setup:
+                psql(database(label), setup)
+
     def pgbench_slice(self, case, label, text, **more):
         """Transactions a second, and microseconds of backends' CPU for one."""
         before = self.processor.of_ended()
-        output = self.pgbench(label, text, ['-T', str(self.seconds)], **more)
+        output = self.pgbench(label, text, ['-T', str(self.seconds * case.longer)], **more)
         cpu = self.processor.of_ended() - before
         count = int(re.search(r'actually processed: (\d+)', output).group(1))
         if count == 0:

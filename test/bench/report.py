@@ -12,7 +12,8 @@ NAMES = {'limit': 'limit', 'plain': 'by hand', 'message_db': 'message-db', 'emme
          'pgsql_http': 'pgsql-http', 'cqrs': 'pg_cqrs'}
 PLOT = '![Rates as shares of what each case is compared with](test/bench/results.svg)'
 COLOURS = {'plain': '#8899aa', 'plain, state row': '#bbc4cc', 'message_db': '#d9a441', 'message_db, Node': '#ecd29f',
-           'emmett': '#b5651d', 'emmett, Node': '#dab28e', 'cqrs': '#1b7f4d', 'cqrs, no cache': '#7fc4a0',
+           'emmett': '#b5651d', 'emmett, Node': '#dab28e', 'cqrs': '#1b7f4d', 'cqrs, no cache': '#7fc4a0', 'cqrs, no cache, C': '#c9e6d7',
+           'cqrs, snapshots': '#4da377', 'limit, look-up': '#444444',
            'cqrs, 2 partitions': '#4da377', 'cqrs, 4 partitions': '#a8dcc0'}
 
 
@@ -136,6 +137,9 @@ class Summary:
             self.base = f'{name_of(label)} {text}'
             return
         variant = label.partition(', ')[2]
+        if store_of(label) == 'limit':
+            self.base += f'; {variant} {text}'
+            return
         self.ratios.setdefault(store_of(label), []).append(f'{variant} {text}'.lstrip())
 
     def line(self, stores):

@@ -7,6 +7,11 @@
 \set version random(1000, 4000000000000000000)
 INSERT INTO journal (slice, entity_type, entity_id, version, event_type, schema_version, data, metadata)
 VALUES (1, 'account', 'e' || :id, :version, 'Deposited', 1, :data, :metadata);
+-- peer: limit, look-up
+INSERT INTO journal (slice, entity_type, entity_id, version, event_type, schema_version, data, metadata)
+SELECT 1, 'account', 'e' || :id,
+       coalesce((SELECT version FROM journal WHERE entity_type = 'account' AND entity_id = 'e' || :id ORDER BY version DESC LIMIT 1), 0) + 1,
+       'Deposited', 1, :data, :metadata;
 -- peer: plain
 SELECT append('account', 'e' || :id, NULL, 'Deposited', :data, :metadata);
 -- peer: cqrs

@@ -5,6 +5,11 @@
 -- peer: limit
 INSERT INTO journal (slice, entity_type, entity_id, version, event_type, schema_version, data, metadata)
 VALUES (1, 'account', 'n' || :id, 1, 'Deposited', 1, :data, :metadata);
+-- peer: limit, look-up
+INSERT INTO journal (slice, entity_type, entity_id, version, event_type, schema_version, data, metadata)
+SELECT 1, 'account', 'n' || :id,
+       coalesce((SELECT version FROM journal WHERE entity_type = 'account' AND entity_id = 'n' || :id ORDER BY version DESC LIMIT 1), 0) + 1,
+       'Deposited', 1, :data, :metadata;
 -- peer: plain
 SELECT append('account', 'n' || :id, 0, 'Deposited', :data, :metadata);
 -- peer: cqrs

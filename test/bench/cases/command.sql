@@ -3,6 +3,7 @@
 -- case: command_10 kind=e entities=20000
 -- case: command_100 kind=h entities=2000
 -- goal: 0.7
+-- longer: 5
 \set id random(0, <entities> / :clients - 1) * :clients + :client_id + 1
 -- peer: limit
 \set version random(10000, 4000000000000000000)
@@ -16,6 +17,10 @@ SELECT handle_by_state('account', '<kind>' || :id, 'Deposit', :data, :metadata);
 SELECT cqrs.send('account', '<kind>' || :id, 'Deposit', :data, metadata => :metadata);
 -- peer: cqrs, no cache
 -- set: cqrs.state_cache_size=0
+SELECT cqrs.send('account', '<kind>' || :id, 'Deposit', :data, metadata => :metadata);
+-- peer: cqrs, snapshots
+-- set: cqrs.state_cache_size=0
+-- setup: SELECT cqrs.alter_entity('account', snapshot_every => 5), count(cqrs.take_snapshot('account', '<kind>' || i)) FROM generate_series(1, <entities>) i
 SELECT cqrs.send('account', '<kind>' || :id, 'Deposit', :data, metadata => :metadata);
 -- peer: message_db
 SELECT handle('account-<kind>' || :id, 'Deposit', :data, :metadata);

@@ -15,3 +15,9 @@ SELECT cqrs.state('account', '<kind>' || :id);
 -- peer: cqrs, no cache
 -- set: cqrs.state_cache_size=0
 SELECT cqrs.state('account', '<kind>' || :id);
+-- peer: cqrs, no cache, C
+-- set: cqrs.state_cache_size=0
+-- setup: SELECT cqrs.on_event('account', event_type, 'cqrs.merge') FROM unnest('{Opened,Deposited,Withdrawn}'::text[]) event_type
+SELECT cqrs.state('account', '<kind>' || :id);
+-- peer: message_db
+SELECT load('account-<kind>' || :id);

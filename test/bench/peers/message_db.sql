@@ -5,17 +5,24 @@ INSERT INTO message_store.messages (stream_name, position, type, data, metadata)
 SELECT 'account-' || entity_id, version - 1, event_type, data, metadata FROM seed ORDER BY position;
 
 -- Through its functions only. Its versions begin with 0.
-CREATE FUNCTION handle(stream varchar, command_type text, data jsonb, metadata jsonb) RETURNS bigint
-LANGUAGE plpgsql AS $$
+CREATE FUNCTION load(stream varchar) RETURNS loaded LANGUAGE plpgsql AS $$
 DECLARE
     m record;
-    e new_event;
     l loaded := (-1, '{}');
 BEGIN
     FOR m IN SELECT g.position, g.type, g.data::jsonb FROM get_stream_messages(stream, 0, -1) g LOOP
         l.state := evolve(l.state, m.type, m.data);
         l.version := m.position;
     END LOOP;
+    RETURN l;
+END $$;
+
+CREATE FUNCTION handle(stream varchar, command_type text, data jsonb, metadata jsonb) RETURNS bigint
+LANGUAGE plpgsql AS $$
+DECLARE
+    e new_event;
+    l loaded := load(stream);
+BEGIN
     FOREACH e IN ARRAY decide(l.state, command_type, data, metadata) LOOP
         l.version := write_message(gen_random_uuid()::varchar, stream, e.event_type, e.data, e.metadata, l.version);
     END LOOP;
