@@ -2,6 +2,9 @@
 \set SHOW_CONTEXT never
 CREATE SCHEMA status_test;
 SET search_path = status_test;
+\getenv folder PG_ABS_SRCDIR
+\set wait_until :folder '/test/wait_until.sql'
+\i :wait_until
 SELECT cqrs.create_journal();
 CREATE FUNCTION put(entity_type text, entity_id text, VARIADIC types text[]) RETURNS bigint LANGUAGE sql AS $$
     SELECT (cqrs.append($1, $2, array_agg(cqrs.new_event(t, '{}')))).version FROM unnest($3) t
@@ -17,6 +20,8 @@ SELECT cqrs.create_projection('status', 'handler', entity_types => '{Status}', p
 SELECT cqrs.create_projection('status sync', 'handler', entity_types => '{StatusSync}', mode => 'sync', start_position => NULL);
 SELECT count(put('Status', i::text, 'X', 'X')) FROM generate_series(1, 20) i;
 SELECT cqrs.wait_for_projection('status') > 0;
+-- The worker counts when it has committed.
+SELECT wait_until($$ (SELECT sum(events) FROM cqrs.projection_status WHERE name = 'status') = 40 $$);
 SELECT name, owner = session_user AS owner, mode, state, slices, position = high_water_mark AS at_the_end, lag_events, lag_time, events_per_second > 0 AS rate,
     batches > 0 AS batches, retries, parked, skipped, last_error, last_sqlstate, last_error_at FROM cqrs.projection_status WHERE name LIKE 'status%' ORDER BY name, slices;
 SELECT sum(events) FROM cqrs.projection_status WHERE name = 'status';
@@ -37,9 +42,6 @@ CREATE FUNCTION blocked(event cqrs.event) RETURNS void LANGUAGE sql AS $$ SELECT
 SELECT cqrs.create_projection('status busy', 'blocked', entity_types => '{StatusBusy}', start_position => NULL, tables => '{made}', batch_size => 1);
 SELECT put('StatusBusy', '1', 'X', 'X');
 SELECT cqrs.wait_for_projection('status busy') > 0;
-\getenv folder PG_ABS_SRCDIR
-\set wait_until :folder '/test/wait_until.sql'
-\i :wait_until
 SELECT pg_advisory_lock(1000003);
 SELECT put('StatusBusy', '1', 'X');
 SELECT wait_until($$ EXISTS (SELECT FROM cqrs.projection_status s JOIN pg_stat_activity a ON a.pid = s.worker
