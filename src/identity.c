@@ -10,9 +10,13 @@
  * database is held: commands and appends work, but nothing that leaves the
  * journal in order is let out until somebody calls cqrs.adopt().
  *
+ * So it is while the journal gets its rows by a subscription, wherever it was
+ * made: they come in the order of commits, from writers whom nobody here knows.
+ *
  * Once found to be right, the identity is right for as long as the session
  * lasts, unless the table is changed: that takes cqrs.adopt(), DROP EXTENSION
- * or a superuser, of whom the first two send a relcache message.
+ * or a superuser, of whom the first two send a relcache message.  A change of
+ * what is subscribed to sends one of the syscache.
  */
 #include "postgres.h"
 
@@ -21,6 +25,7 @@
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "catalog.h"
 #include "identity.h"
@@ -38,14 +43,17 @@ static Statement identity_statement = {
 	.sql = "SELECT EXISTS (SELECT FROM cqrs.identity i, pg_control_system() s"
 	" WHERE i.system_identifier = s.system_identifier AND i.database ="
 	" (SELECT oid::bigint FROM pg_database WHERE datname = current_database()))"
+	" AND NOT EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = 'cqrs.journal'::regclass)"
 };
 
 static void on_relcache_message(Datum arg, Oid relid);
+static void on_subscription_message(Datum arg, int cache, uint32 hash);
 
 void
 cqrs_identity_init(void)
 {
 	CacheRegisterRelcacheCallback(on_relcache_message, (Datum) 0);
+	CacheRegisterSyscacheCallback(SUBSCRIPTIONRELMAP, on_subscription_message, (Datum) 0);
 }
 
 /* A database without a journal is never held. */
@@ -77,7 +85,7 @@ cqrs_identity_refuse_if_held(const char *what)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("%s is not available: the database is held", what),
-				 errdetail("It was restored or copied from another one."),
+				 errdetail("It was restored or copied from another one, or subscribes to it."),
 				 errhint("When everything is loaded and the original is retired, run SELECT cqrs.adopt().")));
 }
 
@@ -90,7 +98,7 @@ cqrs_identity_warn_if_held(void)
 	warned = true;
 	ereport(WARNING,
 			(errcode(ERRCODE_WARNING),
-			 errmsg("the database is held: it was restored or copied from another one"),
+			 errmsg("the database is held: it was restored or copied from another one, or subscribes to it"),
 			 errdetail("Commands and appends work; the journal cannot be read in order."),
 			 errhint("When everything is loaded and the original is retired, run SELECT cqrs.adopt().")));
 }
@@ -125,4 +133,10 @@ on_relcache_message(Datum arg, Oid relid)
 {
 	if (relid == InvalidOid || relid == identity_relid)
 		known_as_ours = false;
+}
+
+static void
+on_subscription_message(Datum arg, int cache, uint32 hash)
+{
+	known_as_ours = false;
 }

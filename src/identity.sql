@@ -11,7 +11,7 @@ CREATE FUNCTION cqrs.is_held() RETURNS boolean
     LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'cqrs_is_held';
 COMMENT ON FUNCTION cqrs.is_held() IS
-    'Whether the database holds the journal of another one (restored or copied) and waits for cqrs.adopt(). Commands and appends work meanwhile.';
+    'Whether the database holds the journal of another one (restored, copied or subscribed to) and waits for cqrs.adopt(). Commands and appends work meanwhile.';
 
 CREATE FUNCTION cqrs.raise_position() RETURNS bigint
     LANGUAGE c VOLATILE
@@ -47,10 +47,15 @@ BEGIN
     PERFORM cqrs.create_journal();
     -- Waits for open appends and for a COPY of pg_restore, and keeps new ones out until this commits.
     LOCK TABLE cqrs.journal IN SHARE ROW EXCLUSIVE MODE;
+    IF EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = 'cqrs.journal'::regclass) THEN
+        RAISE EXCEPTION 'the journal cannot be adopted: it gets its events by a subscription'
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Wait until everything has come, drop the subscription, and run SELECT cqrs.adopt() then.';
+    END IF;
     raised := cqrs.raise_position();
     PERFORM cqrs.record_identity();
     RETURN raised;
 END
 $$;
 COMMENT ON FUNCTION cqrs.adopt() IS
-    'Declares that the journal belongs to this database: after a restore or copy, when everything is loaded and the original will deliver nothing any more. Waits for open writers, raises the sequence of positions to at least max(position), which it returns, and records the identity.';
+    'Declares that the journal belongs to this database: after a restore or copy, when everything is loaded and the original will deliver nothing any more. Waits for open writers, raises the sequence of positions to at least max(position), which it returns, and records the identity. 55000 while a subscription brings its events.';

@@ -219,7 +219,10 @@ begin(Deletion *deletion)
 	cqrs_journal_check_unchanged(&deletion->key, &deletion->scope, &deletion->last);
 }
 
-/* Of an entity that was forgotten before only what came since is left to go. */
+/*
+ * Of an entity that was forgotten before, perhaps on the server that this one
+ * subscribes to, only what was kept here is left to go.
+ */
 static void
 forget(Deletion *deletion)
 {
@@ -228,12 +231,12 @@ forget(Deletion *deletion)
 	(void) run(deletion, &delete_answers_statement, Int32GetDatum(deletion->key.slice));
 	(void) run(deletion, &delete_deliveries_statement, (Datum) 0);
 	refuse_what_is_under_way(deletion);
+	(void) run(deletion, &delete_snapshots_statement, Int64GetDatum(end));
+	cqrs_state_cache_clear();
 	if (deletion->last.forgotten)
 		return;
-	(void) run(deletion, &delete_snapshots_statement, Int64GetDatum(end));
 	(void) delete_before(deletion, end);
 	append_own(deletion, CQRS_FORGOTTEN, "{}");
-	cqrs_state_cache_clear();
 }
 
 /* What will be sent to the entity cannot be taken from those who are sending it. */

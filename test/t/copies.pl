@@ -196,17 +196,88 @@ sub subscription
 	send_commands($node, 'original', 2);
 	becomes($other, 'copy', 'count(*) = 45 FROM cqrs.journal', 'a subscription brings the events');
 	is(query($other, 'copy', "SELECT cqrs.state('Order', '1')"), query($node, 'original', "SELECT cqrs.state('Order', '1')"), 'which make the same states');
+	deleted_on_both($other);
 	$other->restart;
 	is(query($other, 'copy', 'SELECT cqrs.is_held()'), 't', 'the subscriber is held');
 	no_worker($other, 'copy', 'so that it skips nothing');
 	$late->query_safe('COMMIT');
 	$late->quit;
-	becomes($other, 'copy', "count(*) = 46 FROM cqrs.journal", 'what commits later comes later');
+	becomes($other, 'copy', "count(*) = 1 FROM cqrs.history('Order', 'late')", 'what commits later comes later');
 
 	# The change of servers.
 	query($other, 'copy', 'DROP SUBSCRIPTION copy');
 	goes_on($other, 'copy', 'a subscription');
+	subscription_of_own_journal($other);
 	$other->stop;
+	return;
+}
+
+# What is deleted on the publisher is deleted on the subscriber, and neither a session nor a snapshot there knows better.
+sub deleted_on_both
+{
+	my ($other) = @_;
+	my $look = join ' UNION ALL ',
+		map { ("SELECT '$_' || cqrs.state('Order', '$_')::text", "SELECT concat_ws(' ', '$_', version, position, event_type, data) FROM cqrs.history('Order', '$_')") } 3 .. 5;
+	my $session = $other->background_psql('copy', on_error_stop => 1);
+
+	# States are kept in a session and in snapshots.
+	is(query($other, 'copy', "SELECT count(cqrs.take_snapshot('Order', n::text)) FROM generate_series(3, 5) n"), 3, 'a subscriber takes snapshots of its own');
+	is($session->query_safe("SET client_min_messages = error; $look"), query($node, 'original', $look), 'all is the same before');
+	query($node, 'original', "SELECT cqrs.alter_entity('Order', after_forget => 'follow')");
+	query($node, 'original', "SELECT cqrs.delete_events('Order', '3', 9), cqrs.delete_events('Order', '4', 4), cqrs.forget('Order', '5')");
+	$node->wait_for_catchup('copy');
+	my $now = query($node, 'original', $look);
+	like($now, qr/^3 8 \d+ .snapshot/m, 'events are deleted');
+	is($session->query_safe($look), $now, 'and are on the subscriber, in a session that knew the states');
+	is(query($other, 'copy', $look), $now, 'as in one that did not');
+	for my $state ("'5'", "'4', 3", "'4', 2", "'3', 8", "'3', 5")
+	{
+		my @errors = map { ($_->[0]->psql($_->[1], "SELECT cqrs.state('Order', $state)"))[2] =~ s/^psql:.*?: //r } [ $node, 'original' ], [ $other, 'copy' ];
+		is($errors[1], $errors[0], "the same for the state of $state");
+	}
+	query($node, 'original', "SELECT cqrs.send('Order', n::text, 'Changed', jsonb_build_object('n', n)) FROM generate_series(3, 5) n");
+	$node->wait_for_catchup('copy');
+	$now = query($node, 'original', $look);
+	is($session->query_safe($look), $now, 'what follows comes there as well');
+	is(query($other, 'copy', $look), $now, 'to all sessions');
+	$session->quit;
+
+	# What the subscriber has kept itself.
+	query($node, 'original', "SELECT cqrs.forget('Order', '5')");
+	$node->wait_for_catchup('copy');
+	my $events = query($other, 'copy', $contents{events});
+	is(query($other, 'copy', "SELECT count(*) FROM cqrs.snapshot WHERE entity_id = '5'"), 1, 'a snapshot that a subscriber has taken stays');
+	query($other, 'copy', "SELECT cqrs.forget('Order', '5')");
+	is(query($other, 'copy', "SELECT count(*) FROM cqrs.snapshot WHERE entity_id = '5'"), 0, 'until the subscriber forgets as well');
+	is(query($other, 'copy', $contents{events}), $events, 'for which it adds no event');
+	return;
+}
+
+# A journal that was made where it is now, and gets another one's events.
+sub subscription_of_own_journal
+{
+	my ($other) = @_;
+
+	query($other, 'postgres', 'CREATE DATABASE own TEMPLATE template0');
+	query($other, 'own', "CREATE EXTENSION pg_cqrs; SELECT cqrs.create_journal(); $definitions $registrations $neighbour");
+	my $session = $other->background_psql('own', on_error_stop => 1);
+	is($session->query_safe('SELECT cqrs.is_held()'), 'f', 'a journal that was made here is not held');
+	query($other, 'own', "CREATE SUBSCRIPTION own CONNECTION \$\$" . $node->connstr('original') . '$$ PUBLICATION events');
+	becomes($other, 'own', "bool_and(srsubstate = 'r') FROM pg_subscription_rel", 'it gets what there is');
+	is($session->query_safe('SELECT cqrs.is_held()'), 't', 'it is while it subscribes');
+	$session->quit;
+	send_commands($node, 'original', 1);
+	$node->wait_for_catchup('own');
+	is(query($other, 'own', $contents{events}), query($node, 'original', $contents{events}), 'the events come');
+	$other->restart;
+	no_worker($other, 'own', 'after a restart');
+	for my $statement ('SELECT * FROM cqrs.read_events()', 'SELECT cqrs.adopt()')
+	{
+		my (undef, undef, $error) = $other->psql('own', "\\set VERBOSITY verbose\n$statement;");
+		like($error, qr/ERROR:  55000: .*HINT: /s, "$statement is refused");
+	}
+	query($other, 'own', 'DROP SUBSCRIPTION own');
+	goes_on($other, 'own', 'a journal of its own');
 	return;
 }
 

@@ -45,6 +45,21 @@ send_to($primary, 'a', 10, 'third');
 $primary->wait_for_catchup($standby);
 is($standby->safe_psql('postgres', q{SELECT cqrs.state('Thing', 'a')}), '{"n": 10}', 'a state follows the primary');
 
+# What is deleted on the primary is deleted on the standby, also to a session there that has kept the states.
+my $look = join ' UNION ALL ',
+	map { ("SELECT cqrs.state('Thing', '$_')::text", "SELECT concat_ws(' ', version, position, event_type, data) FROM cqrs.history('Thing', '$_')") } 'a', 'gone';
+send_to($primary, 'gone', $_, 'deleted') for 1 .. 4;
+$primary->wait_for_catchup($standby);
+my $session = $standby->background_psql('postgres', on_error_stop => 1);
+is($session->query_safe($look), $primary->safe_psql('postgres', $look), 'all is the same before');
+$primary->safe_psql('postgres', "SELECT cqrs.delete_events('Thing', 'a', 8), cqrs.forget('Thing', 'gone')");
+$primary->wait_for_catchup($standby);
+my $deleted = $primary->safe_psql('postgres', $look);
+like($deleted, qr/^7 .*snapshot.*\n.*^5 .*forgotten/sm, 'events are deleted');
+is($session->query_safe($look), $deleted, 'and are on the standby, in a session that knew the states');
+is($standby->safe_psql('postgres', $look), $deleted, 'as in one that did not');
+$session->quit;
+
 # Not in order.
 for my $call ('high_water_mark()', 'read_events()', "wait_for_event(0, '1 s')")
 {
@@ -75,9 +90,9 @@ is($standby->safe_psql('postgres', q{SELECT version FROM cqrs.send('Thing', 'c',
 	command_id => '00000000-0000-0000-0000-000000000001')}), '2', 'once');
 $standby->safe_psql('postgres', "COMMIT PREPARED 'b'");
 is( $standby->safe_psql('postgres', "SELECT string_agg(entity_id || version, ' ' ORDER BY position) FROM cqrs.read_events($mark)"),
-	'b1 c1 a10 a11 c2', 'when it is committed everything comes in order');
+	'b1 c1 a10 a11 gone5 a12 c2', 'when it is committed everything comes in order');
 is($standby->safe_psql('postgres', 'SELECT high_water_mark = last_position FROM cqrs.journal_status'), 't', 'and the mark is at the end');
-is($standby->safe_psql('postgres', 'SELECT count(*), count(DISTINCT position) FROM cqrs.read_events()'), '14|14', 'positions go on');
+is($standby->safe_psql('postgres', 'SELECT count(*), count(DISTINCT position) FROM cqrs.read_events()'), '10|10', 'positions go on');
 
 $standby->stop;
 done_testing();
