@@ -31,7 +31,7 @@ def psql(database, *statements, env=None):
 
 def createdb(name, template):
     # Through the log it would have to be written twice.
-    psql('postgres', f'CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy')
+    psql('postgres', f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
 
 
 def prewarm(name):
