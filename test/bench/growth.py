@@ -79,7 +79,7 @@ def measure_memory(bench):
     say('growth_memory')
     size = list(SIZES)[1]
     used = psql(f'growth_{size}', '-v', f'events={SENDS}', '-f', HERE / 'memory.sql')
-    bench.report.add_remark('growth_memory', 'backend', f'after {SENDS // 10:,} and {SENDS:,} commands: {used}')
+    bench.report.add_remark('growth_memory', 'backend', f'after {SENDS // 2:,} and {SENDS:,} commands: {used}')
     worker = start_projection(f'growth_{size}')
     used = []
     for events in SIZES[size] // 10, SIZES[size]:
