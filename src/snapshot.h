@@ -18,8 +18,7 @@ typedef struct EntityState
 	Jsonb	   *state;
 } EntityState;
 
-extern bool cqrs_snapshot_load(const EntityType *entity, const EntityKey *key, const RoleScope *scope,
-							   int64 up_to, EntityState *state);
+extern bool cqrs_snapshot_load(const EntityType *entity, const EntityKey *key, int64 up_to, EntityState *state);
 extern void cqrs_snapshot_save(const EntityType *entity, const EntityKey *key, const RoleScope *scope,
 							   EntityState *state);
 extern bool cqrs_snapshot_is_due(const EntityType *entity, const EntityState *state, int64 old_version);

@@ -87,7 +87,7 @@ cqrs_state_load(EntityType *entity, const EntityKey *key, const RoleScope *scope
 		/* There may be a snapshot that is much newer than what is cached. */
 		if (!kept ||
 			(entity->snapshot_every > 0 && target->version - state->version > entity->snapshot_every))
-			kept = cqrs_snapshot_load(entity, key, scope, target->version, state) || kept;
+			kept = cqrs_snapshot_load(entity, key, target->version, state) || kept;
 	}
 	if (kept && state->version == target->version && state->position == target->position)
 	{
