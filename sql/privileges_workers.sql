@@ -38,6 +38,7 @@ INSERT INTO attack SELECT row_number() OVER (), replace(s, '@super', quote_ident
     'INSERT INTO workers_test.defaults VALUES (1)',
     'INSERT INTO workers_test.rules VALUES (1)',
     'CREATE TEMPORARY TABLE timer (a integer)',
+    'CREATE DOMAIN pg_temp.jsonb AS pg_catalog.jsonb CHECK (workers_test.take_loot(''domain''))',
     'CREATE FUNCTION pg_temp.now() RETURNS timestamptz LANGUAGE sql AS ''SELECT workers_test.take_loot(''''function'''')::text::timestamptz''',
     'PREPARE p AS SELECT workers_test.take_loot(''prepared'')',
     'SELECT pg_advisory_lock(1000300)',
@@ -65,11 +66,11 @@ GRANT SELECT ON attack TO regress_cqrs_low;
 -- Each attack is made by all handlers of the low role: what became of it, and what the handler has found in its session before.
 SET SESSION AUTHORIZATION regress_cqrs_low;
 CREATE TABLE outcome (way text, n integer, code text);
-CREATE TABLE found (way text, who name, path text, work_mem text, temp_tables bigint, prepared bigint, cursors bigint, locks bigint);
+CREATE TABLE found (way text, who name, path text, work_mem text, temp_types bigint, prepared bigint, cursors bigint, locks bigint);
 CREATE FUNCTION make(way text, n integer) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO workers_test.found VALUES (way, current_user, current_setting('search_path'), current_setting('work_mem'),
-        (SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema()), (SELECT count(*) FROM pg_prepared_statements),
+        (SELECT count(*) FROM pg_type WHERE typnamespace = pg_my_temp_schema()), (SELECT count(*) FROM pg_prepared_statements),
         (SELECT count(*) FROM pg_cursors WHERE is_holdable), (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 1000300));
     EXECUTE (SELECT sql FROM workers_test.attack a WHERE a.n = make.n);
     INSERT INTO workers_test.outcome VALUES (way, n, 'done');
@@ -139,13 +140,13 @@ SELECT cqrs.retry_parked('workers');
 SELECT wait_until($$NOT EXISTS (SELECT FROM cqrs.parked_entity WHERE projection = 'workers')$$);
 SELECT count(*) AS parked FROM outcome WHERE way = 'parked';
 -- Nothing was there for the next.
-SELECT DISTINCT who, path, work_mem, temp_tables, prepared, cursors, locks FROM found;
+SELECT DISTINCT who, path, work_mem, temp_types, prepared, cursors, locks FROM found;
 DELETE FROM found;
 SELECT cqrs.rebuild_projection('workers');
 SELECT wait_until($$NOT (SELECT rebuild FROM cqrs.projection WHERE name = 'workers')$$);
 SELECT (cqrs.append('workers.Parked', 'q', ARRAY[cqrs.new_event('next', to_jsonb(max(n)))])).version FROM attack;
 SELECT cqrs.wait_for_projection('workers', timeout => '1 min') > 0;
-SELECT DISTINCT who, path, work_mem, temp_tables, prepared, cursors, locks FROM found WHERE way = 'next';
+SELECT DISTINCT who, path, work_mem, temp_types, prepared, cursors, locks FROM found WHERE way = 'next';
 SELECT cqrs.drop_projection('workers');
 
 -- What became of the attacks. With its own rights the low role may defer things to the commit, and make temporary ones; with others', not.

@@ -20,6 +20,7 @@
 #include "projection_registry.h"
 #include "projection_worker.h"
 #include "registry.h"
+#include "role.h"
 #include "service_breaker.h"
 #include "settings.h"
 #include "shmem.h"
@@ -44,6 +45,7 @@ _PG_init(void)
 
 	cqrs_settings_init();
 	cqrs_catalog_init();
+	cqrs_role_init();
 	cqrs_registry_init();
 	cqrs_worker_init();
 	cqrs_worker_bar_init();

@@ -15,6 +15,12 @@
  *	- settings changed inside are rolled back at its end, and search_path is
  *	  pinned for its duration, or by statement.c for each statement.
  *
+ * Not every release of PostgreSQL (15.20 and 17.12 do, 18.6 does not) refuses a
+ * restricted operation a type in the temporary schema, where the session looks
+ * first when it reads a type's name: the CHECK of a domain called jsonb would be
+ * called by the caller's next cast, as him.  So that is refused here, to every
+ * such operation.
+ *
  * In a worker there is no caller whose rights could be borrowed, but a
  * superuser's session; there the handler's role lasts until the transaction
  * has been committed (cqrs_role_enter_until_commit).
@@ -28,14 +34,32 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/table.h"
 #include "catalog/namespace.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
 
 #include "role.h"
 
+static object_access_hook_type next_object_access;
+
 static void switch_role(RoleScope *scope, Oid role);
 static void pin_search_path(RoleScope *scope, const char *search_path);
+static void on_object_access(ObjectAccessType access, Oid catalog, Oid object, int column, void *arg);
+static bool is_temporary_type(Oid type);
+
+void
+cqrs_role_init(void)
+{
+	next_object_access = object_access_hook;
+	object_access_hook = on_object_access;
+}
 
 /* Enters an outermost scope: whoever is effective now is the caller. */
 void
@@ -133,4 +157,35 @@ pin_search_path(RoleScope *scope, const char *search_path)
 	if (strcmp(namespace_search_path, search_path) != 0)
 		(void) set_config_option("search_path", search_path, PGC_USERSET,
 								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+static void
+on_object_access(ObjectAccessType access, Oid catalog, Oid object, int column, void *arg)
+{
+	if (next_object_access)
+		next_object_access(access, catalog, object, column, arg);
+	if (access == OAT_POST_CREATE && catalog == TypeRelationId && InSecurityRestrictedOperation() &&
+		is_temporary_type(object))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("cannot create a type in a temporary schema within security-restricted operation")));
+}
+
+/* Of a type that the current command has made, which no cache has yet. */
+static bool
+is_temporary_type(Oid type)
+{
+	Relation	types = table_open(TypeRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		temporary;
+
+	ScanKeyInit(&key, Anum_pg_type_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(type));
+	scan = systable_beginscan(types, TypeOidIndexId, true, SnapshotSelf, 1, &key);
+	tuple = systable_getnext(scan);
+	temporary = HeapTupleIsValid(tuple) && isTempNamespace(((Form_pg_type) GETSTRUCT(tuple))->typnamespace);
+	systable_endscan(scan);
+	table_close(types, AccessShareLock);
+	return temporary;
 }

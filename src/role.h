@@ -19,6 +19,7 @@ typedef struct RoleScope
 	int			nest_level;		/* 0: no setting was touched */
 } RoleScope;
 
+extern void cqrs_role_init(void);
 extern void cqrs_role_enter(RoleScope *scope, Oid role);
 extern void cqrs_role_enter_bare(RoleScope *scope, Oid role);
 extern void cqrs_role_enter_own(RoleScope *scope, const RoleScope *outer, Oid role);
