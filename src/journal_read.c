@@ -167,6 +167,8 @@ cqrs_wait_for_event(PG_FUNCTION_ARGS)
 				 errmsg("no event after position " INT64_FORMAT " within the time", after),
 				 errdetail("The high-water mark is " INT64_FORMAT ", the last position drawn " INT64_FORMAT ".",
 						   mark, cqrs_position_last()),
+				 mark < after ?
+				 errhint("This standby is behind where the offset was kept; if it stays so, the offset is of another database.") :
 				 errhint("If the last position is higher, see cqrs.open_positions() for who holds the mark back.")));
 	cqrs_position_make_durable();
 	PG_RETURN_INT64(mark);
@@ -209,13 +211,11 @@ read_as_caller(Statement *statement, Datum *values, const char *nulls, ReturnSet
 static int64
 check_after_position(int64 after)
 {
-	int64		last = cqrs_position_last();
-
-	if (after < 0 || after > last)
+	if (!cqrs_position_may_be_given(after))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("no position " INT64_FORMAT " was ever given in this journal", after),
-				 errdetail("The last position is " INT64_FORMAT ".", last),
+				 errdetail("The last position is " INT64_FORMAT ".", cqrs_position_last()),
 				 errhint("Was the offset kept for another database, or from before a restore?  "
 						 "0 reads from the beginning.")));
 	return after;

@@ -222,6 +222,19 @@ cqrs_position_last(void)
 }
 
 /*
+ * Can this position have been given?  A standby does not know the last one: who
+ * comes from the primary, or was connected here before a promotion made it one,
+ * may have read further than the stored mark.
+ */
+bool
+cqrs_position_may_be_given(int64 position)
+{
+	bool		behind = RecoveryInProgress();
+
+	return position >= 0 && (position <= cqrs_position_last() || behind);
+}
+
+/*
  * The position up to which a snapshot taken after this call sees all events
  * there will ever be.  Never goes back.
  */

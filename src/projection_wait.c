@@ -70,7 +70,7 @@ cqrs_wait_for_projection(PG_FUNCTION_ARGS)
 										   (int64) Min(Max(cqrs_duration_ms(PG_GETARG_INTERVAL_P(2)), 0), MAX_WAIT_MS));
 	refuse_in_vain();
 	up_to = PG_ARGISNULL(1) ? last_committed() : PG_GETARG_INT64(1);
-	if (up_to < 0 || up_to > cqrs_position_last())
+	if (!cqrs_position_may_be_given(up_to))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("no position " INT64_FORMAT " was ever given in this journal", up_to),
