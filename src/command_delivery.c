@@ -9,11 +9,14 @@
  *
  * A command that waits for a lock, or that runs for long, is given up, so that
  * it holds back no other.  A lock is waited for less long than it takes to find
- * a deadlock: it is the worker that shall give way.  The time is over with the
- * commit, since what the command defers belongs to it.
+ * a deadlock: it is the worker that shall give way.  What the command defers
+ * until the commit belongs to its time; that the commit then waits for a standby
+ * does not, since a time that is over would end that wait, and show others what
+ * a failover takes back.
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
@@ -32,6 +35,16 @@ static Statement send_statement = {
 	.argtypes = {TEXTOID, TEXTOID, TEXTOID, JSONBOID, UUIDOID}
 };
 
+static bool is_timed = false;
+
+static void on_transaction_end(XactEvent event, void *arg);
+
+void
+cqrs_command_delivery_init(void)
+{
+	RegisterXactCallback(on_transaction_end, NULL);
+}
+
 void
 cqrs_command_deliver(const CommandDelivery *delivery, RoleScope *scope)
 {
@@ -44,6 +57,7 @@ cqrs_command_deliver(const CommandDelivery *delivery, RoleScope *scope)
 
 	(void) set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 	enable_timeout_after(STATEMENT_TIMEOUT, cqrs_command_timeout_ms);
+	is_timed = true;
 	cqrs_role_enter_until_commit(scope, delivery->role, CQRS_SEARCH_PATH);
 	SPI_connect();
 	PG_TRY();
@@ -62,6 +76,15 @@ cqrs_command_deliver(const CommandDelivery *delivery, RoleScope *scope)
 void
 cqrs_command_delivery_end(void)
 {
+	is_timed = false;
 	disable_timeout(STATEMENT_TIMEOUT, false);
 	QueryCancelPending = false;
+}
+
+/* What was deferred has been done by then. */
+static void
+on_transaction_end(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_PRE_COMMIT && is_timed)
+		cqrs_command_delivery_end();
 }

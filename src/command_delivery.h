@@ -22,6 +22,9 @@ typedef struct CommandDelivery
 	pg_uuid_t  *command_id;		/* so that it is sent once */
 } CommandDelivery;
 
+/* Called by module.c at load. */
+extern void cqrs_command_delivery_init(void);
+
 /*
  * Called in a transaction of a worker, after our own statements.  The scope is
  * that of the role, to be left after the commit (cqrs_role_leave), then what it

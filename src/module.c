@@ -8,6 +8,7 @@
 #include "miscadmin.h"
 
 #include "catalog.h"
+#include "command_delivery.h"
 #include "entity_lock.h"
 #include "entity_registry.h"
 #include "identity.h"
@@ -60,6 +61,7 @@ _PG_init(void)
 	cqrs_projection_registry_init();
 	cqrs_projection_progress_init();
 	cqrs_projection_worker_init();
+	cqrs_command_delivery_init();
 	cqrs_service_breaker_init();
 	cqrs_timer_worker_init();
 	cqrs_outbox_reply_worker_init();
