@@ -116,7 +116,7 @@ cqrs_read_events(PG_FUNCTION_ARGS)
 		up_to = Min(up_to, PG_GETARG_INT64(4));
 	if (up_to <= after)
 		return (Datum) 0;
-	cqrs_position_make_durable();
+	cqrs_position_make_safe();
 
 	memset(nulls, ' ', sizeof(nulls));
 	values[0] = Int64GetDatum(after);
@@ -170,7 +170,7 @@ cqrs_wait_for_event(PG_FUNCTION_ARGS)
 				 mark < after ?
 				 errhint("This standby is behind where the offset was kept; if it stays so, the offset is of another database.") :
 				 errhint("If the last position is higher, see cqrs.open_positions() for who holds the mark back.")));
-	cqrs_position_make_durable();
+	cqrs_position_make_safe();
 	PG_RETURN_INT64(mark);
 }
 

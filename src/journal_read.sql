@@ -15,7 +15,7 @@ CREATE FUNCTION cqrs.read_events(
     LANGUAGE c VOLATILE ROWS 1000
     AS 'MODULE_PATHNAME', 'cqrs_read_events';
 COMMENT ON FUNCTION cqrs.read_events(bigint, integer, text[], text[], bigint, int4range) IS
-    'The journal in the order of positions, never past the high-water mark and only what is durable: a reader that passes the last position it got as after_position misses nothing and gets nothing twice. Filters: entity types, event types, positions at most up_to, slices. On a standby, which may be behind where the offset was kept, nothing comes until it is not. Needs SELECT on cqrs.journal. Errors: 22023 for a position never given, as far as the server knows, 55000 where the database is held, 0A000 on a standby without cqrs.store_mark.';
+    'The journal in the order of positions, never past the high-water mark and only what is durable, also on the standbys that synchronous_commit has a commit of yours wait for: a reader that passes the last position it got as after_position misses nothing and gets nothing twice. Filters: entity types, event types, positions at most up_to, slices. On a standby, which may be behind where the offset was kept, nothing comes until it is not. Needs SELECT on cqrs.journal. Errors: 22023 for a position never given, as far as the server knows, 55000 where the database is held, 0A000 on a standby without cqrs.store_mark.';
 
 CREATE FUNCTION cqrs.wait_for_event(after_position bigint, timeout interval) RETURNS bigint
     LANGUAGE c VOLATILE

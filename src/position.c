@@ -46,6 +46,7 @@
 #include "commands/sequence.h"
 #include "funcapi.h"
 #include "pgstat.h"
+#include "replication/syncrep.h"
 #include "storage/condition_variable.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
@@ -290,6 +291,22 @@ cqrs_position_make_durable(void)
 }
 
 /*
+ * The same, so that a failover does not undo it either: waits for standbys as a
+ * commit does, unless synchronous_commit says otherwise.  What was committed
+ * asynchronously, or rolled back, has not waited.
+ */
+void
+cqrs_position_make_safe(void)
+{
+	cqrs_position_make_durable();
+	if (my_database == NULL)
+		return;
+	HOLD_INTERRUPTS();
+	SyncRepWaitForLSN(pg_atomic_read_u64(&my_database->wal_end), false);
+	RESUME_INTERRUPTS();
+}
+
+/*
  * Waits until the mark is above "after"; false when the time is over before.
  * Woken when a transaction that has appended ends.
  */
@@ -484,6 +501,12 @@ open_database(Oid sequence)
 		my_database->sequence = sequence;
 		pg_atomic_write_u64(&my_database->last, last);
 		pg_atomic_write_u64(&my_database->mark, 0);
+
+		/*
+		 * Of commits before a crash nobody knows whether they have waited for
+		 * a standby.
+		 */
+		raise_to(&my_database->wal_end, GetFlushRecPtr(NULL));
 	}
 	LWLockRelease(lock);
 	if (my_database == NULL)

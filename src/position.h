@@ -19,6 +19,7 @@ extern int64 cqrs_position_last(void);
 extern bool cqrs_position_may_be_given(int64 position);
 extern int64 cqrs_position_high_water_mark(void);
 extern void cqrs_position_make_durable(void);
+extern void cqrs_position_make_safe(void);
 extern bool cqrs_position_wait(int64 after, int64 timeout_ms, int64 *mark);
 
 /* Called by cqrs.adopt(), which keeps writers out. */
