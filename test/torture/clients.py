@@ -6,6 +6,7 @@ or unsure (the connection was lost, or the commit was asynchronous).
 """
 import json
 import threading
+import time
 import uuid
 
 from cluster import Failed, Lost, Session
@@ -62,7 +63,7 @@ class Actor(threading.Thread):
 
 
 class Writer(Actor):
-    """Sends and appends. A lazy one commits asynchronously, and stands still while a failover is prepared."""
+    """Sends and appends. A lazy one commits asynchronously, so a failover may take back what it was told."""
 
     def __init__(self, torture, name, entity_type='Account', lazy=False):
         settings = ["statement_timeout = '20s'", "lock_timeout = '5s'"]
@@ -80,14 +81,9 @@ class Writer(Actor):
             self.choices = {self.add: 2, self.append: 1, self.pause: 6}
 
     def step(self):
+        self.operate()
         if self.lazy:
-            with self.torture.lazy:
-                self.operate()
-                if self.stopping.is_set():
-                    return
             self.pause()
-        else:
-            self.operate()
 
     def operate(self):
         self.operations += 1
@@ -299,26 +295,28 @@ class Writer(Actor):
 
 
 class Follower(Actor):
-    """Reads the journal in order and keeps the last position, as a consumer outside the database does."""
+    """Reads the journal in order and keeps its offset, as a consumer outside the database does.
+
+    One on the standby stays connected when that is promoted, and then comes back from the primary.
+    """
 
     def __init__(self, torture, name, role='primary', slices=None):
         super().__init__(torture, name)
         self.session = Session(torture.cluster, name, role, ["statement_timeout = '20s'"])
-        self.role, self.slices = role, slices
+        self.slices = slices
         self.position = 0
 
     def step(self):
         try:
-            if not self.read() and self.role == 'primary':
-                self.session.query("SELECT cqrs.wait_for_event(%s, '200 ms')", (self.position,))
-            elif self.role == 'standby':
-                self.stopping.wait(0.02)
+            if not self.read():
+                self.wait()
         except Lost:
             self.stopping.wait(0.05)
         except Failed as failure:
             nothing_yet = failure.sqlstate == 'QR020' or (failure.sqlstate == '0A000' and self.position == 0)
             if not nothing_yet:             # on a standby: no mark has arrived yet
                 self.torture.count_error(self.name, failure, EXPECTED)
+            self.stopping.wait(0.02)
 
     def read(self):
         rows = self.session.query(
@@ -329,11 +327,19 @@ class Follower(Actor):
             self.position = position
         return len(rows)
 
-    def catch_up(self):
-        """To the end, after all others have stopped."""
-        while True:
+    def wait(self):
+        """For events; there may be none up to the mark that it gives, now or ever, so that is read from next."""
+        mark = self.session.value("SELECT cqrs.wait_for_event(%s, '200 ms')", (self.position,))
+        if not self.read():
+            self.position = max(self.position, mark)
+
+    def catch_up(self, end, deadline_s):
+        """To a mark, after all others have stopped. A standby comes to it a moment later."""
+        deadline = time.monotonic() + deadline_s
+        while time.monotonic() < deadline:
             try:
-                if not self.read():
+                if self.session.value('SELECT cqrs.high_water_mark()') >= end and not self.read():
                     return
             except (Lost, Failed):
-                continue
+                pass
+        self.torture.surprise(f'{self.name} does not come to {end}')

@@ -91,6 +91,8 @@ class Cluster:
         self.primary, self.standby = 5001, 5002
         self.attached = False
         self.moving = threading.Lock()      # held while a server is stopped or started
+        self.running = threading.Lock()     # held while a command runs; none does any more after close()
+        self.closed = False
 
     def data(self, port):
         return f'{self.folder}/data{port}'
@@ -103,6 +105,12 @@ class Cluster:
         return [f'{self.folder}/log{port}' for port in (self.primary, self.standby)]
 
     def run(self, *command):
+        with self.running:
+            if self.closed:
+                raise RuntimeError('the cluster is closed')
+            self.run_alone(*command)
+
+    def run_alone(self, *command):
         environment = {name: value for name, value in os.environ.items() if not name.startswith('PG')}
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               text=True, env=environment, check=False)
@@ -185,6 +193,12 @@ class Cluster:
         session.close()
 
     def close(self):
-        for port in (self.standby, self.primary):
-            if os.path.exists(f'{self.data(port)}/postmaster.pid'):
-                self.stop(port, 'immediate')
+        """Ends both servers, whatever another thread is about to do with them."""
+        self.closed = True
+        with self.running:
+            for port in (self.standby, self.primary):
+                if os.path.exists(f'{self.data(port)}/postmaster.pid'):
+                    try:
+                        self.run_alone('pg_ctl', '-D', self.data(port), '-w', '-m', 'immediate', 'stop')
+                    except RuntimeError:    # it has gone by itself
+                        pass

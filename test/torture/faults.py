@@ -103,9 +103,8 @@ class Faults(Actor):
 
     def fail_over(self):
         """A standby that is waited for takes over; the one after it is made at once."""
-        with self.torture.lazy:
-            self.cluster.caught_up()
-            self.cluster.fail_over(self.random.random() * 0.5)
+        self.cluster.caught_up()
+        self.cluster.fail_over(self.random.random() * 0.5)
         self.cluster.attach()
 
     # ---- maintenance --------------------------------------------------------
