@@ -115,8 +115,6 @@ static Database *open_database(Oid sequence);
 static Database *find_database(Oid database);
 static void free_dropped(void);
 static int64 read_last_position(Oid sequence);
-static void refuse_in_recovery(void);
-static int64 stored_mark(void);
 static void wait_for_journal(long timeout_ms);
 static int64 lowest_in_slots(int64 bound);
 static void raise_to(pg_atomic_uint64 *value, uint64 at_least);
@@ -216,7 +214,7 @@ cqrs_position_last(void)
 	Oid			sequence = sequence_oid();
 
 	if (RecoveryInProgress())
-		return stored_mark();
+		return cqrs_position_stored_read();
 	if (!OidIsValid(sequence))
 		return 0;
 	return pg_atomic_read_u64(&open_database(sequence)->last);
@@ -245,7 +243,7 @@ cqrs_position_high_water_mark(void)
 	int64		mark;
 
 	if (RecoveryInProgress())
-		return stored_mark();
+		return cqrs_position_stored_read();
 	for (;;)
 	{
 		Oid			sequence = sequence_oid();
@@ -370,7 +368,7 @@ cqrs_open_positions(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 
 	InitMaterializedSRF(fcinfo, 0);
-	refuse_in_recovery();
+	cqrs_position_stored_refuse_to_look();
 	for (int i = 0; i < MaxBackends; i++)
 	{
 		int64		first = pg_atomic_read_u64(&slots[i].first);
@@ -487,7 +485,7 @@ open_database(Oid sequence)
 	 * Positions are drawn only with an entry at hand, so if there still is
 	 * none below, nobody has drawn one since we read.
 	 */
-	refuse_in_recovery();
+	cqrs_position_stored_refuse_to_look();
 	last = read_last_position(sequence);
 	if (find_database(InvalidOid) == NULL)
 		free_dropped();
@@ -564,29 +562,6 @@ read_last_position(Oid sequence)
 }
 
 /* ---- the reader's side ---- */
-
-static void
-refuse_in_recovery(void)
-{
-	if (RecoveryInProgress())
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("the high-water mark is not known on a standby"),
-				 errdetail("Which writers are under way is known to the primary alone."),
-				 errhint("Read the journal in order from the primary, or set cqrs.store_mark there; "
-						 "cqrs.history() and cqrs.state() work here.")));
-}
-
-/* What the primary vouches for. */
-static int64
-stored_mark(void)
-{
-	int64		mark = cqrs_position_stored_read();
-
-	if (mark == 0)
-		refuse_in_recovery();
-	return mark;
-}
 
 /* Nobody can wake us before there is a journal, or on a standby. */
 static void

@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "utils/snapmgr.h"
 
@@ -44,7 +45,21 @@ cqrs_position_stored_read(void)
 	SPI_finish();
 	PopActiveSnapshot();
 	cqrs_role_leave(&scope);
+	if (mark == 0)
+		cqrs_position_stored_refuse_to_look();
 	return mark;
+}
+
+void
+cqrs_position_stored_refuse_to_look(void)
+{
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the high-water mark is not known on a standby"),
+				 errdetail("Which writers are under way is known to the primary alone."),
+				 errhint("Read the journal in order from the primary, or set cqrs.store_mark there; "
+						 "cqrs.history() and cqrs.state() work here.")));
 }
 
 void
