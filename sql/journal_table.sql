@@ -102,6 +102,16 @@ SELECT version, event_type FROM cqrs.history('Table', 'undone');
 ROLLBACK;
 SELECT count(*) FROM cqrs.history('Table', 'undone');
 
+-- Rows that are dead for everybody are passed over, and stay so while others are folded whose data is larger than a page.
+SELECT cqrs.create_entity('Table', after_forget => 'follow', snapshot_every => 0), cqrs.on_event('Table', '*', 'cqrs.merge');
+SELECT version FROM cqrs.append('Table', 'forgotten', ARRAY(SELECT cqrs.new_event('Old', '{}') FROM generate_series(1, 20)));
+SELECT cqrs.forget('Table', 'forgotten');
+SELECT version FROM cqrs.append('Table', 'forgotten', ARRAY(
+    SELECT cqrs.new_event('New', jsonb_build_object(n, (SELECT string_agg(md5(n || ' ' || i), '') FROM generate_series(1, 400) i))) FROM generate_series(1, 5) n));
+\c
+SELECT length(cqrs.state('Table', 'forgotten')::text);
+SELECT cqrs.drop_entity('Table');
+
 DROP PROCEDURE append_and_read;
 DROP FUNCTION see;
 DROP TABLE seen;

@@ -201,7 +201,12 @@ cqrs_journal_table_scan_positions(JournalScan *scan, Relation journal, int64 aft
 TupleTableSlot *
 cqrs_journal_table_next(JournalScan *scan)
 {
-	return index_getnext_slot(scan->scan, scan->direction, scan->slot) ? scan->slot : NULL;
+	/* Which rows are dead is noted in the context of the first that is. */
+	MemoryContext old = MemoryContextSwitchTo(scan->context);
+	bool		found = index_getnext_slot(scan->scan, scan->direction, scan->slot);
+
+	MemoryContextSwitchTo(old);
+	return found ? scan->slot : NULL;
 }
 
 void
@@ -374,6 +379,7 @@ begin_scan(JournalScan *scan, Relation journal, Oid index)
 	index_rescan(scan->scan, scan->keys, scan->key_count, NULL, 0);
 	scan->slot = table_slot_create(journal, NULL);
 	scan->direction = ForwardScanDirection;
+	scan->context = CurrentMemoryContext;
 }
 
 /* The texts of the key are of collation C, which is what ScanKeyInit() takes. */

@@ -69,6 +69,7 @@ typedef struct JournalScan
 	ScanKeyData keys[4];
 	int			key_count;
 	TupleTableSlot *slot;
+	MemoryContext context;		/* of what the scan keeps between rows */
 } JournalScan;
 
 extern void cqrs_journal_table_init(void);
