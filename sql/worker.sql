@@ -60,6 +60,18 @@ SELECT pg_advisory_unlock(1000004);
 SELECT cqrs.wait_for_projection('worker slow') > 0;
 SELECT last_sqlstate, skipped FROM cqrs.projection_status WHERE name = 'worker slow';
 SELECT cqrs.drop_projection('worker slow');
+-- While it is busy for long, others are started all the same.
+SELECT cqrs.create_projection('worker busy', 'slow', entity_types => '{Worker}', start_position => NULL, handler_timeout => '1 h');
+SELECT pg_advisory_lock(1000004);
+SELECT put();
+SELECT wait_until($$ EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 1000004 AND NOT granted) $$);
+CREATE FUNCTION tick(state jsonb, command cqrs.command) RETURNS cqrs.effect LANGUAGE sql AS $$ SELECT cqrs.persist('Ticked', '{}') $$;
+SELECT cqrs.create_entity('Clock'), cqrs.on_command('Clock', '*', 'tick'), cqrs.on_event('Clock', '*', 'cqrs.merge');
+SELECT cqrs.schedule(now(), 'Clock', '1', 'Tick') IS NOT NULL;
+SELECT wait_until($$ EXISTS (SELECT FROM cqrs.history('Clock', '1')) $$);
+SELECT pg_advisory_unlock(1000004);
+SELECT cqrs.drop_projection('worker busy');
+SELECT cqrs.drop_entity('Clock');
 
 -- Turned off, nothing is projected; turned on again, it goes on.
 ALTER SYSTEM SET cqrs.workers = off;

@@ -8,7 +8,8 @@
  * has the database looked at with his commit; and when the launcher starts it
  * has all of them looked at.  To look is to connect, so a worker does it: it
  * asks the kinds what they want, writes it down here, and leaves if that is
- * nothing.
+ * nothing.  One that works already looks between two pieces of work; if they
+ * are all in the middle of one for a second, another is started.
  *
  *	session		commits a change			look = true, wakes launcher and workers
  *	launcher	look, or wanted > running	takes a slot, registers a worker
@@ -43,7 +44,6 @@
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "utils/builtins.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -68,7 +68,6 @@ static void wake_or_request(void);
 static void wake_kinds(uint32 which);
 static void make_known(void);
 static void wake_resting(void);
-static void free_dropped(void);
 
 static Size
 worker_size(void)
@@ -169,13 +168,6 @@ make_known(void)
 	LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
 	known = cqrs_worker_database(MyDatabaseId, true) != NULL;
 	LWLockRelease(cqrs_worker_lock);
-	if (!known)
-	{
-		free_dropped();
-		LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
-		known = cqrs_worker_database(MyDatabaseId, true) != NULL;
-		LWLockRelease(cqrs_worker_lock);
-	}
 	if (!known)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -365,6 +357,8 @@ request_look(void)
 	entry = cqrs_worker_database(MyDatabaseId, true);
 	if (entry)
 	{
+		if (!entry->look)
+			entry->asked_at = GetCurrentTimestamp();
 		entry->look = true;
 		entry->changes++;
 		entry->calls++;
@@ -419,24 +413,6 @@ wake_resting(void)
 	LWLockRelease(cqrs_worker_lock);
 	if (rested)
 		cqrs_worker_wake_process(&cqrs_worker_shared->launcher);
-}
-
-/* Entries of databases that are no more make room. */
-static void
-free_dropped(void)
-{
-	for (int i = 0; i < CQRS_WORKER_DATABASES; i++)
-	{
-		WorkerDatabase *entry = &cqrs_worker_shared->databases[i];
-		Oid			database = entry->database;
-
-		if (!OidIsValid(database) || SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(database)))
-			continue;
-		LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
-		if (entry->database == database)
-			cqrs_worker_forget(entry);
-		LWLockRelease(cqrs_worker_lock);
-	}
 }
 
 /* Frees an entry; the caller holds the lock, exclusive. */

@@ -28,6 +28,8 @@ typedef struct WorkerDatabase
 	Oid			database;		/* invalid: free */
 	/* Wanted */
 	bool		look;			/* what it wants has to be found out */
+	TimestampTz asked_at;		/* when its workers were told, or one started
+								 * that will look, last */
 	uint64		changes;		/* that were committed */
 	uint64		calls;			/* these, and for workers of one kind */
 	uint64		looked_at;		/* which of them wanted is about */

@@ -7,7 +7,7 @@
  * would wait for a batch.  So these commands bar the database: its workers are
  * told to leave, none is started, and the command goes on when they are gone.
  * The bar is lifted when the transaction ends, whichever way; then the
- * database is looked at anew.
+ * database is looked at anew, or forgotten if it was dropped.
  *
  * Only who may carry out the command bars: others shall not be able to stop
  * the workers of a database that is not theirs.
@@ -45,6 +45,7 @@
 
 static ProcessUtility_hook_type next_hook = NULL;
 static List *barred = NIL;		/* databases, by this transaction */
+static Oid	dropped = InvalidOid;	/* one of them: no transaction drops two */
 
 static void process_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 							ProcessUtilityContext context, ParamListInfo params,
@@ -60,7 +61,7 @@ static bool changes_server(Node *statement);
 static void bar(Oid database);
 static bool is_worker_of(Oid database);
 static bool tell_to_leave(Oid database);
-static void lift(Oid database);
+static void lift(Oid database, bool gone);
 
 void
 cqrs_worker_bar_init(void)
@@ -81,6 +82,8 @@ process_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 	if (OidIsValid(database))
 		bar(database);
 	next_hook(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
+	if (IsA(pstmt->utilityStmt, DropdbStmt))
+		dropped = database;
 	if (look && IsTransactionState() && OidIsValid(cqrs_catalog_relation("projection")))
 		cqrs_worker_look_at_commit();
 	else if (changes_server(pstmt->utilityStmt) && IsTransactionState())
@@ -96,9 +99,10 @@ on_transaction_end(XactEvent event, void *arg)
 		(event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE))
 		return;
 	foreach(cell, barred)
-		lift(lfirst_oid(cell));
+		lift(lfirst_oid(cell), event == XACT_EVENT_COMMIT && lfirst_oid(cell) == dropped);
 	list_free(barred);
 	barred = NIL;
+	dropped = InvalidOid;
 	cqrs_worker_wake_process(&cqrs_worker_shared->launcher);
 }
 
@@ -268,13 +272,15 @@ tell_to_leave(Oid database)
 }
 
 static void
-lift(Oid database)
+lift(Oid database, bool gone)
 {
 	WorkerDatabase *entry;
 
 	LWLockAcquire(cqrs_worker_lock, LW_EXCLUSIVE);
 	entry = cqrs_worker_database(database, false);
-	if (entry && entry->barred > 0)
+	if (entry && gone)
+		cqrs_worker_forget(entry);
+	else if (entry && entry->barred > 0)
 	{
 		entry->barred--;
 		entry->look = true;

@@ -45,6 +45,8 @@
 #define RESTART_S		5
 #define NO_SLOT		(-1)
 #define NOT_WANTED	(-2)
+#define BUSY_MS			1000	/* until a database is looked at though it has
+								 * workers */
 #define SHORTAGE_WAIT_MS	1000	/* others return slots without telling us */
 #define WARN_AGAIN_MS	(10 * 60 * 1000)	/* after so long without a
 											 * shortage */
@@ -80,8 +82,9 @@ static long start_wanted(void);
 static void free_kept(void);
 static void free_unstarted(void);
 static long list_starts(StartList *list);
-static void add_starts_of(const WorkerDatabase *entry, StartList *list);
+static long add_starts_of(const WorkerDatabase *entry, TimestampTz now, StartList *list);
 static void add_start(const WorkerDatabase *entry, int kind, int index, StartList *list);
+static bool has_worker(Oid database);
 static bool is_running(Oid database, int kind, int index);
 static int	compare_starts(const void *a, const void *b);
 static bool may_connect(Oid database);
@@ -264,7 +267,7 @@ free_unstarted(void)
 	}
 }
 
-/* Returns when the next that has failed may be started; -1: none has. */
+/* Returns when there may be more to be started; -1: when woken. */
 static long
 list_starts(StartList *list)
 {
@@ -275,38 +278,42 @@ list_starts(StartList *list)
 	for (int i = 0; i < CQRS_WORKER_DATABASES; i++)
 	{
 		WorkerDatabase *entry = &cqrs_worker_shared->databases[i];
+		long		left_ms;
 
 		if (!OidIsValid(entry->database) || entry->barred > 0 || (entry->resting && !entry->look))
 			continue;
 		if (entry->not_before > now)
-		{
-			long		left = TimestampDifferenceMilliseconds(now, entry->not_before);
-
-			wait_ms = wait_ms < 0 ? left : Min(wait_ms, left);
-		}
+			left_ms = TimestampDifferenceMilliseconds(now, entry->not_before);
 		else
-			add_starts_of(entry, list);
+			left_ms = add_starts_of(entry, now, list);
+		if (left_ms >= 0)
+			wait_ms = wait_ms < 0 ? left_ms : Min(wait_ms, left_ms);
 	}
 	LWLockRelease(cqrs_worker_lock);
 	return wait_ms;
 }
 
-/* A database that has to be looked at gets one worker, unless it has some. */
-static void
-add_starts_of(const WorkerDatabase *entry, StartList *list)
+/*
+ * Who is started looks.  If nobody is, and those that run are too busy to look,
+ * or there are none, one more is started for that.
+ */
+static long
+add_starts_of(const WorkerDatabase *entry, TimestampTz now, StartList *list)
 {
-	bool		running = false;
+	TimestampTz until = TimestampTzPlusMilliseconds(entry->asked_at, BUSY_MS);
+	int			before = list->count;
 
 	for (int kind = 0; kind < cqrs_worker_kind_count(); kind++)
 		for (int index = 0; index < entry->wanted[kind]; index++)
-		{
-			if (is_running(entry->database, kind, index))
-				running = true;
-			else
+			if (!is_running(entry->database, kind, index))
 				add_start(entry, kind, index, list);
-		}
-	if (entry->look && !running && entry->wanted[0] == 0 && !is_running(entry->database, 0, 0))
-		add_start(entry, 0, 0, list);
+	if (!entry->look || list->count > before)
+		return -1;
+	if (until > now && has_worker(entry->database))
+		return TimestampDifferenceMilliseconds(now, until);
+	if (!is_running(entry->database, 0, entry->wanted[0]))
+		add_start(entry, 0, entry->wanted[0], list);
+	return -1;
 }
 
 static void
@@ -321,6 +328,15 @@ add_start(const WorkerDatabase *entry, int kind, int index, StartList *list)
 	start->kind = kind;
 	start->index = index;
 	start->served_at = entry->served_at[kind];
+}
+
+static bool
+has_worker(Oid database)
+{
+	for (int i = 0; i < cqrs_worker_shared->slot_count; i++)
+		if (cqrs_worker_shared->slots[i].database == database)
+			return true;
+	return false;
 }
 
 static bool
@@ -453,7 +469,7 @@ take_slot(const Start *start)
 		slot->index = start->index;
 		slot->pid = 0;
 		slot->leave = false;
-		entry->served_at[start->kind] = GetCurrentTimestamp();
+		entry->served_at[start->kind] = entry->asked_at = GetCurrentTimestamp();
 		entry->waiting = false;
 		found = i;
 	}
