@@ -293,6 +293,10 @@ CALL take('100s', 90);
 CALL take('1000s', 8);
 CALL take('20000s', 2);
 SELECT p50_ms / 1000 BETWEEN 90 AND 130 AS p50, p95_ms / 1000 BETWEEN 900 AND 1100 AS p95, p99_ms / 1000 BETWEEN 18000 AND 22000 AS p99 FROM cqrs.breaker('b');
+-- They are those of the last thousands: of as many before, each counts for less.
+CALL take('100s', 10000);
+CALL take('1000s', 10000);
+SELECT p50_ms / 1000 BETWEEN 900 AND 1100 AS p50 FROM cqrs.breaker('b');
 
 -- Each service has its own, found again after it was renamed; a new service of the name begins anew.
 CREATE SERVER b2 FOREIGN DATA WRAPPER cqrs_http OPTIONS (url 'https://b2', max_failures '1');

@@ -255,6 +255,8 @@ sub stays_shut
 {
 	my ($shut, $tripped, $before) = @_;
 
+	becomes("NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'pg_cqrs outbox reply worker')",
+		'who sends commands leaves when there is none for a while');
 	is(query("SELECT string_agg(xmin::text, ',' ORDER BY number) FROM cqrs.outbox WHERE service IN ('shut', 'tripped')"), $before,
 		'a service whose breaker is open is left alone');
 	is(query("SELECT rejected FROM cqrs.breaker('$_')"), 1, 'after one call was rejected') foreach qw(shut tripped);
@@ -322,6 +324,17 @@ sub passes_over_locks
 	$node->wait_for_log(qr/canceling statement due to lock timeout/, $log);
 	$psql->query_safe('COMMIT');
 	becomes("state = 'delivered' AND attempt = 1 FROM cqrs.outbox WHERE id = '$id'", 'its result is stored when the table is free');
+
+	# So is a command sent that could be neither sent nor put off.
+	$psql->query_safe("BEGIN; SELECT cqrs.send('Order', 'p', 'Confirm', '{}')");
+	$id = enqueue('a', '/status/200', replying('p', 'Confirm'));
+	becomes("state = 'answered' AND last_error LIKE '%lock%' FROM cqrs.outbox WHERE id = '$id'", 'a command waits for its entity');
+	$psql->query_safe('LOCK TABLE cqrs.outbox IN SHARE MODE');
+	$log = -s $node->logfile;
+	$node->wait_for_log(qr/follows delivery $id could not be sent.*ERROR:  canceling statement due to lock timeout/s, $log);
+	$psql->query_safe('ROLLBACK');
+	becomes("state = 'delivered' AND reply_attempt = 1 FROM cqrs.outbox WHERE id = '$id'", 'it is sent when the table is free');
+	is(query("SELECT count(*) FROM cqrs.history('Order', 'p')"), 1, 'once');
 	$psql->quit;
 	return;
 }
