@@ -34,7 +34,7 @@ class Log:
     def read(self):
         self.file.flush()
         with open(self.path, encoding='utf-8') as file:
-            return [json.loads(line) for line in file]
+            yield from map(json.loads, file)
 
 
 class Actor(threading.Thread):
