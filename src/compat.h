@@ -79,6 +79,13 @@
 #define cqrs_qualified_name(name)	stringToQualifiedNameList(name)
 #endif
 
+/* Does search_path lead to the same schemas as when a plan was made? */
+#if PG_VERSION_NUM >= 170000
+#define cqrs_search_path_matches(path)	SearchPathMatchesCurrentEnvironment(path)
+#else
+#define cqrs_search_path_matches(path)	OverrideSearchPathMatchesCurrent(path)
+#endif
+
 /* Has this role USAGE on that foreign server? */
 #if PG_VERSION_NUM >= 160000
 #define cqrs_may_use_server(server, role) \

@@ -13,7 +13,9 @@
  * use while the table grows.  The tilt is needed at planning time only.  The
  * plan cache may replan behind our back when an invalidation comes in between
  * our look and its use of the plan; the generation number tells, and the
- * plan is made anew the next time.
+ * plan is made anew the next time.  Where search_path has come to mean other
+ * schemas, as it has by the first temporary table of a session, it would replan
+ * in any case, so we do before.
  */
 #include "postgres.h"
 
@@ -24,6 +26,7 @@
 #include "utils/plancache.h"
 #include "utils/resowner.h"
 
+#include "compat.h"
 #include "role.h"
 #include "statement.h"
 
@@ -166,7 +169,7 @@ prepare_plan(Statement *statement)
 
 	source = linitial(SPI_plan_get_plan_sources(statement->plan));
 	if (source->is_valid && source->gplan && source->gplan->is_valid &&
-		source->generation == statement->generation)
+		source->generation == statement->generation && cqrs_search_path_matches(source->search_path))
 		return;
 
 	if (source->gplan)
