@@ -17,6 +17,7 @@
 #include "outbox_worker.h"
 #include "position.h"
 #include "position_prepared.h"
+#include "position_worker.h"
 #include "projection_progress.h"
 #include "projection_registry.h"
 #include "projection_worker.h"
@@ -61,6 +62,7 @@ _PG_init(void)
 	cqrs_projection_registry_init();
 	cqrs_projection_progress_init();
 	cqrs_projection_worker_init();
+	cqrs_position_worker_init();
 	cqrs_command_delivery_init();
 	cqrs_service_breaker_init();
 	cqrs_timer_worker_init();

@@ -36,7 +36,6 @@
 #include "identity.h"
 #include "position.h"
 #include "position_prepared.h"
-#include "position_stored.h"
 #include "projection_failure.h"
 #include "projection_forward.h"
 #include "projection_rebuild.h"
@@ -49,7 +48,6 @@
 #include "worker_process.h"
 
 #define PREPARED_SLEEP_MS	1000
-#define STORE_MARK_EVERY_MS	100
 
 static Statement wanted_statement = {
 	.sql = "SELECT count(*)::integer FROM cqrs.projection_offset o JOIN cqrs.projection p ON p.name = o.projection"
@@ -75,7 +73,6 @@ static int	count_wanted(void);
 static void run(void);
 static Partition *find_work(StepWork *work, long *wait_ms);
 static int64 refresh(int64 *mark);
-static void store_mark(int64 mark, TimestampTz now, long *wait_ms);
 static void read_partitions(void);
 static void take_partition(Partition *partition, int row);
 static bool is_listed(const char *projection, int slice);
@@ -104,9 +101,7 @@ count_wanted(void)
 	(void) cqrs_statement_read(&wanted_statement, NULL, NULL, 0);
 	count = DatumGetInt32(cqrs_statement_column(0, 1, NULL));
 	SPI_finish();
-	count = Min(count, cqrs_projection_workers);
-	/* One stores the mark even where there is no projection. */
-	return cqrs_store_mark && OidIsValid(cqrs_catalog_relation("journal")) ? Max(count, 1) : count;
+	return Min(count, cqrs_projection_workers);
 }
 
 static void
@@ -148,7 +143,6 @@ find_work(StepWork *work, long *wait_ms)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (refresh(&mark) > mark && cqrs_position_prepared_lowest(PG_INT64_MAX) < PG_INT64_MAX)
 		*wait_ms = PREPARED_SLEEP_MS;
-	store_mark(mark, now, wait_ms);
 	for (int i = 0; i < partition_count && found == NULL; i++)
 	{
 		Partition  *partition = &partitions[(next_partition + i) % partition_count];
@@ -199,21 +193,6 @@ refresh(int64 *mark)
 		(void) cqrs_projection_registry_find(partitions[i].offset.projection);
 	*mark = cqrs_position_high_water_mark();
 	return cqrs_position_last();
-}
-
-/* For standbys; the first worker does it. */
-static void
-store_mark(int64 mark, TimestampTz now, long *wait_ms)
-{
-	static int64 stored = -1;
-	static TimestampTz next = 0;
-
-	if (!cqrs_store_mark || mark == stored || cqrs_worker_process_index() != 0 ||
-		!has_waited(next, now, wait_ms))
-		return;
-	cqrs_position_stored_write(mark);
-	stored = mark;
-	next = TimestampTzPlusMilliseconds(now, STORE_MARK_EVERY_MS);
 }
 
 static void

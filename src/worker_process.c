@@ -164,12 +164,6 @@ cqrs_worker_process_end_sleep(void)
 	pg_atomic_write_u32(&my_slot->sleeper, 0);
 }
 
-int
-cqrs_worker_process_index(void)
-{
-	return my_slot->index;
-}
-
 uint64
 cqrs_worker_process_calls(void)
 {

@@ -18,9 +18,6 @@ extern void cqrs_worker_process_begin_sleep(void);
 extern void cqrs_worker_process_sleep(long timeout_ms, bool may_rest);
 extern void cqrs_worker_process_end_sleep(void);
 
-/* 0, 1, ... among the workers of its kind in this database. */
-extern int	cqrs_worker_process_index(void);
-
 /*
  * Numbers that are others when a session has committed a change; a change, or
  * a call of workers.

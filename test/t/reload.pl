@@ -138,6 +138,7 @@ sub reloads_store_mark
 	set('cqrs.store_mark', 'on');
 	becomes('position > 0 FROM cqrs.stored_mark', 'the mark is stored');
 	set('cqrs.store_mark', 'off');
+	becomes(q(count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'pg_cqrs mark worker'), 'its worker leaves');
 	my $position = query(q(SELECT position FROM cqrs.append('Entity', 'e', ARRAY[cqrs.new_event('Happened', '{}')])));
 	query("SELECT cqrs.wait_for_projection('split', up_to => $position, timeout => '60 s')");
 	is(query("SELECT position < $position FROM cqrs.stored_mark"), 't', 'and not any more');

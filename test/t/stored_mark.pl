@@ -1,6 +1,6 @@
 # With cqrs.store_mark the journal can be read in order on a standby: never past
 # what the primary vouches for, nothing missed, and all of it in the end, also by who
-# comes from the primary and is ahead. No projection is needed for it, and a
+# comes from the primary and is ahead. No projection is needed for it or holds it up, and a
 # promoted standby goes by its own mark.
 use strict;
 use warnings;
@@ -56,13 +56,24 @@ $primary->safe_psql('postgres', "BEGIN; SELECT cqrs.append('Thing', 'gone', ARRA
 append('c', 1);
 ok($standby->poll_query_until('postgres', 'SELECT max(position) = 11 FROM cqrs.read_events(9)'), 'gaps are passed');
 
+# A projection that takes its time does not hold it up.
+$primary->safe_psql('postgres', 'CREATE FUNCTION take_time(event cqrs.event) RETURNS void LANGUAGE sql AS $$ SELECT pg_advisory_xact_lock(1) $$;'
+	  . "SELECT cqrs.create_projection('slow', 'take_time', start_position => NULL)");
+my $slow = $primary->background_psql('postgres');
+$slow->query_safe('SELECT pg_advisory_lock(1)');
+append('slow', 1);
+ok($primary->poll_query_until('postgres', 'SELECT count(*) = 1 FROM pg_locks WHERE NOT granted'), 'a handler takes its time');
+append('beside', 1);
+ok($standby->poll_query_until('postgres', "SELECT count(*) = 1 FROM cqrs.read_events(11) WHERE entity_id = 'beside'"), 'meanwhile the mark moves');
+$slow->quit;
+
 $primary->stop('immediate');
 $standby->promote;
-is($standby->safe_psql('postgres', 'SELECT cqrs.high_water_mark() >= 11'), 't', 'the mark of who is promoted does not go back');
-is( $standby->safe_psql('postgres', "SELECT position > 11 FROM cqrs.append('Thing', 'd', ARRAY[cqrs.new_event('A', '1')])"),
+is($standby->safe_psql('postgres', 'SELECT cqrs.high_water_mark() >= 13'), 't', 'the mark of who is promoted does not go back');
+is( $standby->safe_psql('postgres', "SELECT position > 13 FROM cqrs.append('Thing', 'd', ARRAY[cqrs.new_event('A', '1')])"),
 	't', 'and goes on');
-is($standby->safe_psql('postgres', 'SELECT count(*) FROM cqrs.read_events(11)'), '1', 'by its own');
-ok($standby->poll_query_until('postgres', 'SELECT position > 11 FROM cqrs.stored_mark'), 'which it stores');
+is($standby->safe_psql('postgres', 'SELECT count(*) FROM cqrs.read_events(13)'), '1', 'by its own');
+ok($standby->poll_query_until('postgres', 'SELECT position > 13 FROM cqrs.stored_mark'), 'which it stores');
 
 $standby->stop;
 done_testing();
