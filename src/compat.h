@@ -26,6 +26,13 @@
 #define cqrs_index_beginscan(heap, index, snapshot, keys) index_beginscan((heap), (index), (snapshot), (keys), 0)
 #endif
 
+/* The index of a primary key. */
+#if PG_VERSION_NUM >= 180000
+#define cqrs_primary_key_index(table)	RelationGetPrimaryKeyIndex((table), false)
+#else
+#define cqrs_primary_key_index(table)	RelationGetPrimaryKeyIndex(table)
+#endif
+
 /* What is to be done before an index is closed that entries were put into. */
 #if PG_VERSION_NUM >= 170000
 #define cqrs_index_insert_cleanup(index, info)	index_insert_cleanup((index), (info))

@@ -85,7 +85,7 @@ bool
 cqrs_snapshot_load(const EntityType *entity, const EntityKey *key, int64 up_to, EntityState *state)
 {
 	Relation	table = table_open(cqrs_catalog_relation("snapshot"), AccessShareLock);
-	Relation	index = index_open(RelationGetPrimaryKeyIndex(table), AccessShareLock);
+	Relation	index = index_open(cqrs_primary_key_index(table), AccessShareLock);
 	ScanKeyData keys[3];
 	SysScanDesc scan;
 	HeapTuple	tuple;
