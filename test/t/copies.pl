@@ -14,7 +14,7 @@ use Test::More;
 my @installations = split / /, $ENV{CQRS_INSTALLATIONS} // '';
 my $stub = Stub->new;
 my $dump = PostgreSQL::Test::Utils::tempdir();
-my $node = cluster('original', $installations[0], allows_streaming => 'logical');
+my $node = cluster('original', $installations[0], @installations ? () : (allows_streaming => 'logical'));
 $node->start;
 
 my $definitions = <<"SQL";
@@ -289,16 +289,38 @@ sub upgrade
 	my $how = 'pg_upgrade to ' . ($new =~ s{.*/}{}r);
 	my $next = cluster("release_$n", $new, extra => [ $new =~ /1[5-7]$/ ? () : '--no-data-checksums' ]);
 
+	take_versions_away() if !has_versions($next);
 	$node->stop;
 	chdir($dump) or die "cannot change to $dump: $!";
 	$next->command_ok([ "$new/bin/pg_upgrade", '-b', "$old/bin", '-B', "$new/bin", '-d', $node->data_dir, '-D', $next->data_dir,
 		'-s', $next->host, '-p', $node->port, '-P', $next->port ], $how);
+	# Where it succeeds it removes these.
+	my @logs = map { substr(slurp_file($_), -2000) } glob($next->data_dir . '/pg_upgrade_output.d/*/log/*.log');
+	die join("\n", "$how has failed", @logs) if @logs;
 	$next->start;
 	holds_still($next, 'original', $how);
 	goes_on($next, 'original', $how);
 	$node = $next;
 	leave_undone($node);
 	%expected = map { $_ => query($node, 'original', $contents{$_}) } keys %contents;
+	return;
+}
+
+# PostgreSQL 15.20 and 17.12 keep versions of columns among their options. 18.6 does not, and its pg_upgrade fails on any table that
+# has some.
+sub has_versions
+{
+	my ($server) = @_;
+
+	$server->start;
+	my $has = query($server, 'postgres', "SELECT EXISTS (SELECT FROM pg_attribute WHERE attoptions::text LIKE '%pg_attver%')");
+	$server->stop;
+	return $has eq 't';
+}
+
+sub take_versions_away
+{
+	query($node, 'original', "SET allow_system_table_mods = on; UPDATE pg_attribute SET attoptions = NULL WHERE attoptions::text LIKE '{pg_attver=%}'");
 	return;
 }
 
