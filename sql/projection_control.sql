@@ -2,6 +2,9 @@
 \set SHOW_CONTEXT never
 CREATE SCHEMA control_test;
 SET search_path = control_test;
+\getenv folder PG_ABS_SRCDIR
+\set wait_until :folder '/test/wait_until.sql'
+\i :wait_until
 SELECT cqrs.create_journal();
 CREATE FUNCTION put(entity_type text, entity_id text, VARIADIC types text[]) RETURNS bigint LANGUAGE sql AS $$
     SELECT (cqrs.append($1, $2, array_agg(cqrs.new_event(t, '{}')))).version FROM unnest($3) t
@@ -91,25 +94,11 @@ SELECT put('ControlMixed', 'm', 'X'), put('ControlMixed', 'n', 'X');
 SELECT cqrs.wait_for_projection('control mixed') > 0;
 SELECT entity_id, waiting, sqlstate FROM cqrs.parked_event WHERE projection = 'control mixed';
 SELECT cqrs.retry_parked('control mixed');
-DO $$
-BEGIN
-    FOR i IN 1 .. 3000 LOOP
-        EXIT WHEN NOT EXISTS (SELECT FROM cqrs.parked_entity WHERE retry);
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-END
-$$;
+SELECT wait_until('NOT EXISTS (SELECT FROM cqrs.parked_entity WHERE retry)');
 SELECT entity_id, waiting, sqlstate FROM cqrs.parked_event WHERE projection = 'control mixed';
 SELECT entity_id, count(*) FROM cqrs.journal WHERE entity_type = 'ControlEffect' AND entity_id IN ('m', 'n') GROUP BY 1 ORDER BY 1;
 SELECT cqrs.discard_parked('control mixed');
-DO $$
-BEGIN
-    FOR i IN 1 .. 3000 LOOP
-        EXIT WHEN NOT EXISTS (SELECT FROM cqrs.parked_entity WHERE retry);
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-END
-$$;
+SELECT wait_until('NOT EXISTS (SELECT FROM cqrs.parked_entity WHERE retry)');
 SELECT entity_id, waiting, sqlstate FROM cqrs.parked_event WHERE projection = 'control mixed';
 SELECT entity_id, count(*) FROM cqrs.journal WHERE entity_type = 'ControlEffect' AND entity_id IN ('m', 'n') GROUP BY 1 ORDER BY 1;
 SELECT cqrs.drop_projection('control mixed');
