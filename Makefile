@@ -65,7 +65,7 @@ $(DATA_built): $(SQL) $(EXTENSION).control Makefile
 test matrix coverage:
 	@exec test/run $@ $(SUITES)
 
-ci sanitize valgrind:
+ci valgrind:
 	@exec test/run $@
 
 # make demo REPO=path: the history of another git repository
@@ -76,12 +76,12 @@ demo:
 bench:
 	@exec test/run bench case="$(CASE)" rounds="$(ROUNDS)" seconds="$(SECONDS)" clients="$(CLIENTS)" sync="$(SYNC)" publish="$(PUBLISH)"
 
-# make torture DURATION=1h SEED=42; make fuzz DURATION=30m
+# make torture DURATION=1h SEED=42; make fuzz DURATION=30m; make sanitize DURATION=30m: the fuzz there
 torture:
 	@exec test/run torture "$(or $(DURATION),40s)" seed="$(SEED)"
 
-fuzz:
-	@exec test/run fuzz "$(or $(DURATION),2000)" seed="$(SEED)"
+fuzz sanitize:
+	@exec test/run $@ "$(or $(DURATION),2000)" seed="$(SEED)"
 
 # Packages for Debian, in deb/
 deb:

@@ -21,7 +21,7 @@ SELECT wait_until('NOT EXISTS (SELECT FROM workers)');
 SELECT cqrs.create_projection('worker', 'handler', entity_types => '{Worker}');
 SELECT wait_until($$ cqrs.worker_state() = 'running' $$);
 SELECT put();
-SELECT cqrs.wait_for_projection('worker') > 0;
+SELECT cqrs.wait_for_projection('worker', timeout => '1 min') > 0;
 SELECT * FROM workers;
 SELECT state FROM cqrs.projection_status WHERE name = 'worker';
 
@@ -57,7 +57,7 @@ SELECT wait_until($$ EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AN
 SELECT count(pg_cancel_backend(pid)) FROM pg_locks WHERE locktype = 'advisory' AND objid = 1000004 AND NOT granted;
 SELECT wait_until($$ (SELECT retries FROM cqrs.projection_status WHERE name = 'worker slow') > 0 $$);
 SELECT pg_advisory_unlock(1000004);
-SELECT cqrs.wait_for_projection('worker slow') > 0;
+SELECT cqrs.wait_for_projection('worker slow', timeout => '1 min') > 0;
 SELECT last_sqlstate, skipped FROM cqrs.projection_status WHERE name = 'worker slow';
 SELECT cqrs.drop_projection('worker slow');
 -- While it is busy for long, others are started all the same.
