@@ -110,9 +110,12 @@ DECLARE
 BEGIN
     SELECT max(position) INTO last FROM cqrs.journal;
     IF last < events THEN
-        INSERT INTO cqrs.journal (position, slice, entity_type, entity_id, version, event_type, schema_version, data, metadata, created_at)
-        SELECT position + last, cqrs.slice('account', 'r' || entity_id), 'account', 'r' || entity_id, version, event_type, 1, data, metadata, now()
-        FROM cqrs.journal WHERE position <= events - last;
+        WHILE last < events LOOP
+            INSERT INTO cqrs.journal (position, slice, entity_type, entity_id, version, event_type, schema_version, data, metadata, created_at)
+            SELECT position + last, cqrs.slice('account', id), 'account', id, version, event_type, 1, data, metadata, now()
+            FROM cqrs.journal, concat('r', last, entity_id) id WHERE position <= events - last;
+            SELECT max(position) INTO last FROM cqrs.journal;
+        END LOOP;
         COMMIT;
         PERFORM cqrs.adopt();
         CALL start_projection(handler, 1, 0);
