@@ -59,7 +59,7 @@ class Faults(Actor):
     def recover(self):
         """Puts back what a fault has left, so that everything can come to its end."""
         self.stub.mode('/status/200')
-        for sql in ('ALTER SYSTEM RESET cqrs.workers', 'ALTER SYSTEM RESET cqrs.projection_workers', 'SELECT pg_reload_conf()',
+        for sql in ('ALTER SYSTEM RESET cqrs.workers', 'ALTER SYSTEM SET cqrs.projection_workers = 3', 'SELECT pg_reload_conf()',
                     'UPDATE flaw SET rate = 0', "SELECT cqrs.reset_breaker('flaky')"):
             self.session.insist(sql)
         self.create_entity()
