@@ -2,7 +2,6 @@
 import shutil
 import statistics
 
-from cases import store_of
 from server import HERE, command
 
 TOP = HERE.parent.parent
@@ -22,7 +21,7 @@ class Report:
         self.about = about
         self.lines = []
         self.bars = []		# case, label, ratio with quartiles
-        self.summary = {}	# by case
+        self.summaries = []
         self.remarks = []	# case, label, what is no ratio to a base
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / 'slices.tsv').write_text('')
@@ -30,27 +29,31 @@ class Report:
     def add_rates(self, case, slices, wal=None):
         """A ratio compares slices of one round, since the machine's speed drifts. The base is the first store."""
         base = next(iter(slices))
+        summary = Summary(case)
         if not case.goal_cpu:
-            self.note(case, base, f'{statistics.median(rate for rate, _ in slices[base]):,.0f}')
+            self.summaries.append(summary)
         for label, mine in slices.items():
+            rate, cpu = (statistics.median(values) for values in zip(*mine))
+            wal_bytes = f'{wal[label]:,.0f}' if wal and wal[label] >= 1 else ''
             rounds = list(zip(mine, slices[base]))
             ratios = quartiles([a[0] / b[0] for a, b in rounds])
             cpu_ratio = statistics.median(a[1] / max(b[1], 1e-9) for a, b in rounds)
             more_cpu = statistics.median(a[1] - b[1] for a, b in rounds)
             self.lines.append([
-                case.name, label, f'{statistics.median(rate for rate, _ in mine):,.0f}',
-                f'{ratios[1]:.2f}', f'{ratios[0]:.2f} to {ratios[2]:.2f}',
+                case.name, label, f'{rate:,.0f}', f'{ratios[1]:.2f}', f'{ratios[0]:.2f} to {ratios[2]:.2f}',
                 '' if label == base else goal_of(case, label, ratios[1], cpu_ratio, more_cpu),
-                f'{statistics.median(cpu for _, cpu in mine):,.1f}', f'{cpu_ratio:.2f}',
-                f'{wal[label]:,.0f}' if wal and wal[label] >= 1 else '',
+                f'{cpu:,.1f}', f'{cpu_ratio:.2f}', wal_bytes,
             ])
-            if label != base and case.goal_cpu:
+            summary.costs.add(label, f'{cpu:,.1f} us' + (f', {wal_bytes} bytes' if wal_bytes else ''))
+            if label == base:
+                summary.rates.add('base', f'{name_of(label)} {rate:,.0f}')
+            elif case.goal_cpu:
                 self.remarks.append((case.name, 'cqrs', f'{label} events: {cpu_ratio:.2f} of the CPU at {base}'))
-            elif label != base and case.goal_us:
-                self.note(case, label, f'{more_cpu:+.0f} us')
-            elif label != base:
+            elif case.goal_us:
+                summary.rates.add(label, f'{more_cpu:+.0f} us')
+            else:
                 self.bars.append((case.name, label, ratios))
-                self.note(case, label, f'{ratios[1]:.2f} ({ratios[0]:.2f}–{ratios[2]:.2f})')
+                summary.rates.add(label, f'{ratios[1]:.2f} ({ratios[0]:.2f}–{ratios[2]:.2f})')
             self.keep(case.name, label, mine)
 
     def add_latency(self, case, label, measured):
@@ -62,9 +65,6 @@ class Report:
     def add_remark(self, name, label, text):
         self.lines.append([name, label, text])
         self.remarks.append((name, label, text))
-
-    def note(self, case, label, text):
-        self.summary.setdefault(case.name, Summary(case)).add(label, text)
 
     def keep(self, name, label, measured):
         with open(RESULTS / 'slices.tsv', 'a') as file:
@@ -96,17 +96,17 @@ class Report:
         return '\n'.join(text) + '\n'
 
     def markdown(self):
-        """For README.md: ratios, a line a case, and below it what is none."""
-        stores = [store for store in NAMES if store != 'limit']
-        text = []
-        if self.summary:
-            text += ['| case | base, per second | ' + ' | '.join(NAMES[store] for store in stores) + ' | goal |',
-                     '|---' * (len(stores) + 3) + '|']
-            text += [summary.line(stores) for summary in self.summary.values()]
+        """For README.md: ratios and costs, a line a case, and below them what is neither."""
+        others = [store for store in NAMES if store != 'limit']
+        tables = []
+        if self.summaries:
+            tables.append(markdown_table(['case', 'base, per second', *(NAMES[store] for store in others), 'goal'],
+                                         [summary.line_of_rates(others) for summary in self.summaries]))
+            tables.append('CPU of the server for a transaction (for an event, of projections, rebuilds and the outbox), and WAL for an event:')
+            tables.append(markdown_table(['case', *NAMES.values()], [summary.line_of_costs(NAMES) for summary in self.summaries]))
         if self.remarks:
-            text += ['', '| case | store | |', '|---|---|---|']
-            text += [f'| `{name}` | {name_of(label)} | {remark} |' for name, label, remark in self.remarks]
-        return '\n'.join(text) + f'\n\n{self.about}\n'
+            tables.append(markdown_table(['case', 'store', ''], [[f'`{name}`', name_of(label), remark] for name, label, remark in self.remarks]))
+        return '\n\n'.join([*tables, self.about]) + '\n'
 
     def plot(self):
         """A group of bars for each case that has ratios, a colour for each store, whiskers for the quartiles."""
@@ -124,28 +124,38 @@ class Report:
         command(['gnuplot', '-e', f"titles = '{titles}'; colours = '{colours}'", HERE / 'plot.gp'], cwd=RESULTS)
 
 
+class Cells:
+    """Of a line in a table, by store, several in one where a store has variants."""
+
+    def __init__(self):
+        self.texts = {}
+
+    def add(self, label, text):
+        store, _, variant = label.partition(', ')
+        self.texts.setdefault(store, []).append(f'{variant} {text}'.lstrip())
+
+    def of(self, *stores):
+        return '; '.join(text for store in stores for text in self.texts.get(store, []))
+
+
 class Summary:
-    """A case in the README's table."""
+    """A case in the README's tables."""
 
     def __init__(self, case):
         self.case = case
-        self.base = None
-        self.ratios = {}		# by store, several where it has variants
+        self.rates = Cells()
+        self.costs = Cells()
 
-    def add(self, label, text):
-        if self.base is None:
-            self.base = f'{name_of(label)} {text}'
-            return
-        variant = label.partition(', ')[2]
-        if store_of(label) == 'limit':
-            self.base += f'; {variant} {text}'
-            return
-        self.ratios.setdefault(store_of(label), []).append(f'{variant} {text}'.lstrip())
-
-    def line(self, stores):
+    def line_of_rates(self, stores):
         goal = self.case.goal or (f'+{self.case.goal_us} us' if self.case.goal_us else '')
-        cells = [f'`{self.case.name}`', self.base] + ['; '.join(self.ratios.get(store, [])) for store in stores] + [goal]
-        return '| ' + ' | '.join(cells) + ' |'
+        return [f'`{self.case.name}`', self.rates.of('base', 'limit'), *(self.rates.of(store) for store in stores), goal]
+
+    def line_of_costs(self, stores):
+        return [f'`{self.case.name}`', *(self.costs.of(store) for store in stores)]
+
+
+def markdown_table(heading, lines):
+    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in [heading, ['---'] * len(heading), *lines])
 
 
 def goal_of(case, label, ratio, cpu_ratio, more_cpu):
