@@ -79,6 +79,8 @@ static struct
 	Oid			by_position;
 }			known;
 
+static bool became_stale = false;	/* while we looked at the table */
+
 static void forget(Datum arg, Oid relid);
 static void describe(Relation journal);
 static Oid	find_index(Relation journal, const AttrNumber *columns, int count);
@@ -282,6 +284,7 @@ cqrs_journal_table_values(const EntityKey *key, const Event *event, Datum *value
 static void
 forget(Datum arg, Oid relid)
 {
+	became_stale = true;
 	if (!OidIsValid(relid) || relid == known.relid)
 		known.relid = InvalidOid;
 }
@@ -295,8 +298,12 @@ describe(Relation journal)
 	Form_pg_class form = journal->rd_rel;
 	TupleDesc	desc = RelationGetDescr(journal);
 
-	/* An invalidation that comes in while we look takes this away again. */
-	known.relid = RelationGetRelid(journal);
+	/*
+	 * After an error, or a message that comes in while we look, nothing is
+	 * known.
+	 */
+	known.relid = InvalidOid;
+	became_stale = false;
 	known.by_entity = find_index(journal, entity_columns, lengthof(entity_columns));
 	known.by_position = find_index(journal, position_columns, lengthof(position_columns));
 	known.readable = form->relkind == RELKIND_RELATION && !form->relhassubclass &&
@@ -310,6 +317,8 @@ describe(Relation journal)
 		!(desc->constr && (desc->constr->has_generated_stored || desc->constr->num_check > 0)) &&
 		!TupleDescAttr(desc, EVENT_METADATA - 1)->attnotnull &&
 		!runs_functions(journal);
+	if (!became_stale)
+		known.relid = RelationGetRelid(journal);
 }
 
 /* An index that gives all rows in the order of these columns. */
