@@ -36,6 +36,7 @@
 #include "worker.h"
 
 static bool known_as_ours = false;
+static uint32 messages = 0;		/* by which that may have changed */
 static Oid	identity_relid = InvalidOid;	/* that it was read from */
 static bool warned = false;
 
@@ -60,22 +61,26 @@ cqrs_identity_init(void)
 bool
 cqrs_identity_held(void)
 {
+	uint32		before = messages;
 	RoleScope	scope;
+	bool		ours;
 
 	if (known_as_ours)
 		return false;
 	if (!OidIsValid(cqrs_journal_relid()))
 		return false;
 	cqrs_role_enter(&scope, cqrs_catalog_extension_owner());
-	PushActiveSnapshot(GetLatestSnapshot());
 	identity_relid = cqrs_catalog_relation("identity");
+	PushActiveSnapshot(GetLatestSnapshot());
 	SPI_connect();
 	(void) cqrs_statement_read(&identity_statement, NULL, NULL, 0);
-	known_as_ours = DatumGetBool(cqrs_statement_column(0, 1, NULL));
+	ours = DatumGetBool(cqrs_statement_column(0, 1, NULL));
 	SPI_finish();
 	PopActiveSnapshot();
 	cqrs_role_leave(&scope);
-	return !known_as_ours;
+	/* What was committed after the snapshot is told by a message since. */
+	known_as_ours = ours && messages == before;
+	return !ours;
 }
 
 void
@@ -131,12 +136,15 @@ cqrs_identity_changed(PG_FUNCTION_ARGS)
 static void
 on_relcache_message(Datum arg, Oid relid)
 {
-	if (relid == InvalidOid || relid == identity_relid)
-		known_as_ours = false;
+	if (relid != InvalidOid && relid != identity_relid)
+		return;
+	known_as_ours = false;
+	messages++;
 }
 
 static void
 on_subscription_message(Datum arg, int cache, uint32 hash)
 {
 	known_as_ours = false;
+	messages++;
 }
