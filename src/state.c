@@ -225,11 +225,12 @@ cqrs_take_snapshot(PG_FUNCTION_ARGS)
 	cqrs_journal_check_key(&key, PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0),
 						   PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
 	(void) cqrs_entity_registry_get_owned(key.entity_type);
-	entity = cqrs_entity_registry_get(key.entity_type);
 	cqrs_journal_ensure();
 
 	cqrs_role_enter_bare(&scope, cqrs_catalog_extension_owner());
 	cqrs_journal_begin_write(&key, &scope, &last);
+	/* Who waited goes by what is registered now. */
+	entity = cqrs_entity_registry_get(key.entity_type);
 	exists = last.version > 0 && !last.forgotten;
 	if (exists)
 	{
