@@ -64,7 +64,7 @@ static Statement prune_statement = {
 
 /* States in the caches of all sessions go with the generation. */
 static Statement revise_statement = {
-	.sql = "UPDATE cqrs.entity SET revision = revision + 1 WHERE entity_type = $1",
+	.sql = "UPDATE cqrs.entity SET revision = nextval('cqrs.entity_revision_seq') WHERE entity_type = $1",
 	.nargs = 1,
 	.argtypes = {TEXTOID}
 };
