@@ -46,7 +46,6 @@
 #include "commands/sequence.h"
 #include "funcapi.h"
 #include "pgstat.h"
-#include "replication/syncrep.h"
 #include "storage/condition_variable.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
@@ -64,6 +63,7 @@
 #include "position_stored.h"
 #include "role.h"
 #include "shmem.h"
+#include "standby.h"
 #include "statement.h"
 #include "worker.h"
 
@@ -248,6 +248,7 @@ cqrs_position_high_water_mark(void)
 	{
 		Oid			sequence = sequence_oid();
 		Database   *database;
+		XLogRecPtr	prepared_end;
 		bool		same;
 
 		if (!OidIsValid(sequence))
@@ -256,7 +257,8 @@ cqrs_position_high_water_mark(void)
 		mark = pg_atomic_read_u64(&database->last);
 		pg_memory_barrier();
 		mark = lowest_in_slots(mark);
-		mark = cqrs_position_prepared_lowest(mark);
+		mark = cqrs_position_prepared_lowest(mark, &prepared_end);
+		raise_to(&database->wal_end, prepared_end);
 
 		/*
 		 * Is it still about the same journal?  A slot may hold a bound far
@@ -297,11 +299,8 @@ void
 cqrs_position_make_safe(void)
 {
 	cqrs_position_make_durable();
-	if (my_database == NULL)
-		return;
-	HOLD_INTERRUPTS();
-	SyncRepWaitForLSN(pg_atomic_read_u64(&my_database->wal_end), false);
-	RESUME_INTERRUPTS();
+	if (my_database)
+		cqrs_standby_wait(pg_atomic_read_u64(&my_database->wal_end));
 }
 
 /*

@@ -18,6 +18,7 @@
 #include "access/transam.h"
 #include "access/twophase.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "miscadmin.h"
 #include "storage/procarray.h"
 
@@ -37,6 +38,8 @@ typedef struct PreparedPosition
 typedef struct PreparedList
 {
 	bool		recovered;		/* the locks have been looked through */
+	XLogRecPtr	ended_by;		/* flushed after all that are gone from the
+								 * list had ended */
 	int			count;
 	PreparedPosition entries[FLEXIBLE_ARRAY_MEMBER];
 } PreparedList;
@@ -68,6 +71,7 @@ static void
 init_prepared(void *area)
 {
 	((PreparedList *) area)->recovered = false;
+	((PreparedList *) area)->ended_by = InvalidXLogRecPtr;
 }
 
 void
@@ -99,21 +103,30 @@ cqrs_position_prepared_hand_over(int64 first)
 
 /*
  * The bound, lowered to below every position of this database that is prepared.
- * Whatever is resolved meanwhile is seen by a snapshot taken after.
+ * Whatever is resolved meanwhile is seen by a snapshot taken after; its commit
+ * is in the WAL before ended_by, which nobody else can tell, since no session
+ * is told of the end of a prepared transaction.
  */
 int64
-cqrs_position_prepared_lowest(int64 bound)
+cqrs_position_prepared_lowest(int64 bound, XLogRecPtr *ended_by)
 {
+	bool		some_ended = false;
+
 	recover();
 	LWLockAcquire(lock, LW_SHARED);
 	for (int i = 0; i < prepared->count; i++)
 	{
 		PreparedPosition *entry = &prepared->entries[i];
 
-		if (entry->database == MyDatabaseId && entry->first <= bound &&
-			is_open(entry))
+		if (entry->database != MyDatabaseId || entry->first > bound)
+			continue;
+		if (is_open(entry))
 			bound = entry->first - 1;
+		else
+			some_ended = true;
 	}
+	if (ended_by)
+		*ended_by = some_ended ? GetFlushRecPtr(NULL) : prepared->ended_by;
 	LWLockRelease(lock);
 	return bound;
 }
@@ -187,6 +200,9 @@ drop_ended(void)
 	for (int i = 0; i < prepared->count; i++)
 		if (is_open(&prepared->entries[i]))
 			prepared->entries[kept++] = prepared->entries[i];
+	/* A commit is flushed before it is seen to have ended. */
+	if (kept < prepared->count)
+		prepared->ended_by = GetFlushRecPtr(NULL);
 	prepared->count = kept;
 }
 

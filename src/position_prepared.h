@@ -6,6 +6,7 @@
 #define CQRS_POSITION_PREPARED_H
 
 #include "access/tupdesc.h"
+#include "access/xlogdefs.h"
 #include "utils/tuplestore.h"
 
 /* Called by module.c at load. */
@@ -13,7 +14,7 @@ extern void cqrs_position_prepared_init(void);
 
 /* Called by position.c. */
 extern void cqrs_position_prepared_hand_over(int64 first);
-extern int64 cqrs_position_prepared_lowest(int64 bound);
+extern int64 cqrs_position_prepared_lowest(int64 bound, XLogRecPtr *ended_by);
 extern void cqrs_position_prepared_list(Tuplestorestate *rows, TupleDesc desc);
 
 #endif

@@ -115,5 +115,5 @@ store_in_transaction(int64 *mark)
 		*mark = found;
 		return STORE_EVERY_MS;
 	}
-	return cqrs_position_prepared_lowest(PG_INT64_MAX) < PG_INT64_MAX ? PREPARED_SLEEP_MS : -1;
+	return cqrs_position_prepared_lowest(PG_INT64_MAX, NULL) < PG_INT64_MAX ? PREPARED_SLEEP_MS : -1;
 }

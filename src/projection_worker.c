@@ -141,7 +141,7 @@ find_work(StepWork *work, long *wait_ms)
 	StartTransactionCommand();
 	cqrs_role_enter(&scope, GetUserId());
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (refresh(&mark) > mark && cqrs_position_prepared_lowest(PG_INT64_MAX) < PG_INT64_MAX)
+	if (refresh(&mark) > mark && cqrs_position_prepared_lowest(PG_INT64_MAX, NULL) < PG_INT64_MAX)
 		*wait_ms = PREPARED_SLEEP_MS;
 	for (int i = 0; i < partition_count && found == NULL; i++)
 	{

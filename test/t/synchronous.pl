@@ -13,7 +13,7 @@ use Test::More;
 my $stub = Stub->new;
 my $node = PostgreSQL::Test::Cluster->new('synchronous');
 $node->init(allows_streaming => 1);
-$node->append_conf('postgresql.conf', "cqrs.command_timeout = '1 s'");
+$node->append_conf('postgresql.conf', "cqrs.command_timeout = '1 s'\nmax_prepared_transactions = 2");
 $node->start;
 query(<<"SQL");
 CREATE EXTENSION pg_cqrs;
@@ -36,6 +36,14 @@ query("BEGIN; SELECT cqrs.append('Thing', '1', array_agg(cqrs.new_event('Made', 
 my $keeps = waiting("SELECT cqrs.wait_for_event(1, '60 s')", 3);
 is(query('SELECT cqrs.high_water_mark()'), 41, 'who asks how far this server is does not wait');
 is(query('SET synchronous_commit = local; SELECT position FROM cqrs.read_events()'), 1, 'nor who does not want to');
+
+# Who is tired of waiting gets nothing that is not safe.
+foreach my $sql ('SELECT position FROM cqrs.read_events()', "SELECT cqrs.wait_for_event(0, '60 s')")
+{
+	my ($code, $out, $error) = $node->psql('postgres', "SET statement_timeout = '1 s'; $sql");
+	is($out, '', "no result: $sql");
+	like($error, qr/ERROR:  canceling the wait for a synchronous standby/, 'but an error');
+}
 
 # The workers, also for longer than a command may take. The timer's is the last, since its position holds the mark back.
 my %work = (
