@@ -9,6 +9,12 @@
  * transaction that would fill the lock table stops taking locks after
  * cqrs.max_entity_locks and relies on the key alone.
  *
+ * The key does not guard what is kept beside the journal, snapshots and answers.
+ * That is no harm, but to who forgets an entity, and wants nothing of it left.
+ * So such a transaction takes one lock more, which keeps out those who forget,
+ * and they take the entity's lock, always, and then that one, which keeps out
+ * such transactions.
+ *
  * The lock does not keep a session from itself: a handler may not write to
  * the entity whose command it is deciding, and an event handler may not write
  * at all, nor a projection that replays.  The handlers that run are kept in a list through the C stack;
@@ -26,6 +32,7 @@
 #include "settings.h"
 
 #define LOCKTAG_ENTITY	0x4351	/* field4 of the tag; PostgreSQL uses 1 and 2 */
+#define LOCKTAG_UNLOCKED	0x4353	/* the lock of those who hold too many */
 
 static RunningHandler *innermost = NULL;
 static int	locks_taken = 0;	/* by this transaction, rolled back parts
@@ -35,6 +42,7 @@ static int	levels = 0;			/* size of that array */
 
 static void on_transaction_end(XactEvent event, void *arg);
 static void on_subtransaction_end(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg);
+static void lock_unlocked(LOCKMODE mode);
 static void make_room_for_level(int level);
 static void refuse_running(const EntityKey *key);
 static void name_awaited_entity(void *arg);
@@ -48,9 +56,10 @@ cqrs_entity_lock_init(void)
 
 /*
  * Waits until no other transaction writes to the entity.  What they wrote is
- * seen by a snapshot taken after this, not by an older one.
+ * seen by a snapshot taken after this, not by an older one.  False if the
+ * transaction has too many locks for that.
  */
-void
+bool
 cqrs_entity_lock_acquire(const EntityKey *key)
 {
 	ErrorContextCallback context = {
@@ -63,7 +72,10 @@ cqrs_entity_lock_acquire(const EntityKey *key)
 
 	refuse_running(key);
 	if (locks_taken >= cqrs_max_entity_locks)
-		return;
+	{
+		lock_unlocked(RowExclusiveLock);
+		return false;
+	}
 	make_room_for_level(level);
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (key->hash >> 32), (uint32) key->hash, LOCKTAG_ENTITY);
 	error_context_stack = &context;
@@ -73,6 +85,23 @@ cqrs_entity_lock_acquire(const EntityKey *key)
 		taken_at_level[level]++;
 	}
 	error_context_stack = context.previous;
+	return true;
+}
+
+/* Waits until nobody writes to any entity without its lock; nor does anybody, before we end. */
+void
+cqrs_entity_lock_exclude_unlocked(void)
+{
+	lock_unlocked(ShareLock);
+}
+
+static void
+lock_unlocked(LOCKMODE mode)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, LOCKTAG_UNLOCKED);
+	(void) LockAcquire(&tag, mode, false, false);
 }
 
 void

@@ -26,7 +26,8 @@ typedef struct RunningHandler
 /* Called by module.c at load. */
 extern void cqrs_entity_lock_init(void);
 
-extern void cqrs_entity_lock_acquire(const EntityKey *key);
+extern bool cqrs_entity_lock_acquire(const EntityKey *key);
+extern void cqrs_entity_lock_exclude_unlocked(void);
 extern void cqrs_entity_lock_begin_handler(RunningHandler *running, RunningKind kind, const EntityKey *entity);
 extern void cqrs_entity_lock_end_handler(const RunningHandler *running);
 extern void cqrs_entity_lock_refuse_effect(const char *function);

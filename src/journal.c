@@ -141,7 +141,7 @@ cqrs_journal_begin_write(const EntityKey *key, const RoleScope *scope, LastEvent
 	Relation	journal;
 	RoleScope	own;
 
-	cqrs_entity_lock_acquire(key);
+	(void) cqrs_entity_lock_acquire(key);
 	/* This lock comes before positions are drawn: cqrs.adopt() waits for it. */
 	journal = table_open(cqrs_journal_relid(), RowExclusiveLock);
 	refuse_row_security(journal);

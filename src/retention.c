@@ -30,15 +30,20 @@
  * What cannot be reached: what projections have stored, which have to react to
  * the tombstone; what handlers have written elsewhere or sent away; the
  * server's log, WAL and backups.
+ *
+ * With an old snapshot, of REPEATABLE READ, a DELETE does not see what came
+ * after it, so who forgets looks again with the newest.
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
+#include "utils/snapmgr.h"
 
 #include "catalog.h"
 #include "compat.h"
@@ -46,6 +51,7 @@
 #include "errors.h"
 #include "identity.h"
 #include "new_event.h"
+#include "settings.h"
 #include "state.h"
 #include "statement.h"
 
@@ -109,14 +115,25 @@ static Statement delete_deliveries_statement = {
  */
 #define LEFT_DELIVERY " UNION ALL SELECT 'delivery' FROM cqrs.outbox WHERE reply_entity_type = $1 AND reply_entity_id = $2 AND "
 
+#define LEFT "SELECT 'timer' FROM cqrs.timer WHERE entity_type = $1 AND entity_id = $2" \
+	LEFT_DELIVERY "state = 'pending' AND NOT behind" \
+	LEFT_DELIVERY "state = 'pending' AND behind AND ordering_key IS NOT NULL" \
+	LEFT_DELIVERY "state = 'claimed'" \
+	LEFT_DELIVERY "state = 'answered'"
+
 static Statement left_statement = {
-	.sql = "SELECT 'timer' FROM cqrs.timer WHERE entity_type = $1 AND entity_id = $2"
-	LEFT_DELIVERY "state = 'pending' AND NOT behind"
-	LEFT_DELIVERY "state = 'pending' AND behind AND ordering_key IS NOT NULL"
-	LEFT_DELIVERY "state = 'claimed'"
-	LEFT_DELIVERY "state = 'answered' LIMIT 1",
+	.sql = LEFT " LIMIT 1",
 	.nargs = 2,
 	.argtypes = {TEXTOID, TEXTOID}
+};
+
+/* What came of the entity since an old snapshot was taken. */
+static Statement left_behind_statement = {
+	.sql = LEFT LEFT_DELIVERY "state IN ('delivered', 'rejected', 'reply_failed', 'dead')"
+	" UNION ALL SELECT 'snapshot' FROM cqrs.snapshot WHERE entity_type = $1 AND entity_id = $2"
+	" UNION ALL SELECT 'answer' FROM cqrs.command_log WHERE entity_type = $1 AND entity_id = $2 AND slice = $3 LIMIT 1",
+	.nargs = 3,
+	.argtypes = {TEXTOID, TEXTOID, INT4OID}
 };
 
 typedef struct Deletion
@@ -130,6 +147,7 @@ static void check_arguments(FunctionCallInfo fcinfo, EntityKey *key);
 static void begin(Deletion *deletion);
 static void forget(Deletion *deletion);
 static void refuse_what_is_under_way(const Deletion *deletion);
+static void refuse_what_is_left(const Deletion *deletion);
 static uint64 delete_events(const Deletion *deletion, int64 before_version);
 static void find_event(const Deletion *deletion, int64 version, LastEvent *event);
 static Jsonb *load_state(const Deletion *deletion, const LastEvent *event);
@@ -211,6 +229,14 @@ begin(Deletion *deletion)
 {
 	RoleScope	caller;
 
+	if (!cqrs_entity_lock_acquire(&deletion->key))
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("too many entities in one transaction"),
+				 errdetail("Events are deleted under a lock of their entity, and the transaction has %d, as many as cqrs.max_entity_locks allows.",
+						   cqrs_max_entity_locks),
+				 errhint("Commit in between.")));
+	cqrs_entity_lock_exclude_unlocked();
 	cqrs_journal_begin_write(&deletion->key, &deletion->scope, &deletion->last);
 	/* The type may have been given away while we waited. */
 	cqrs_role_enter_own(&caller, &deletion->scope, deletion->scope.caller);
@@ -232,6 +258,8 @@ forget(Deletion *deletion)
 	(void) run(deletion, &delete_deliveries_statement, (Datum) 0);
 	refuse_what_is_under_way(deletion);
 	(void) run(deletion, &delete_snapshots_statement, Int64GetDatum(end));
+	if (IsolationUsesXactSnapshot())
+		refuse_what_is_left(deletion);
 	cqrs_state_cache_clear();
 	if (deletion->last.forgotten)
 		return;
@@ -251,6 +279,27 @@ refuse_what_is_under_way(const Deletion *deletion)
 				 errdetail("There is a %s whose command is still to be sent to it.",
 						   TextDatumGetCString(cqrs_statement_column(0, 1, NULL))),
 				 errhint("Try again when it is settled, or discard it: see cqrs.outbox_status and cqrs.timer_status.")));
+}
+
+/* No statement of an old snapshot can delete it. */
+static void
+refuse_what_is_left(const Deletion *deletion)
+{
+	Datum		values[] = {
+		PointerGetDatum(deletion->key.entity_type), PointerGetDatum(deletion->key.entity_id), Int32GetDatum(deletion->key.slice)
+	};
+
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (cqrs_statement_read(&left_behind_statement, values, NULL, 1) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent use of entity \"%s\" of type \"%s\"",
+						text_to_cstring(deletion->key.entity_id), text_to_cstring(deletion->key.entity_type)),
+				 errdetail("There is a %s of it that has come since the transaction began.",
+						   TextDatumGetCString(cqrs_statement_column(0, 1, NULL))),
+				 errhint("Repeat the transaction.")));
+	PopActiveSnapshot();
 }
 
 /* Puts the state in the place of all events before a version; returns how many are gone. */
