@@ -8,6 +8,10 @@
  * is made when somebody first asks for it, and filled by a worker from the
  * partition's offset.
  *
+ * Names and revisions are unique in an installation only: CREATE EXTENSION
+ * begins anew with them, and a restore brings back those of the dump.  So an
+ * entry says of which installation it is, by the OID of cqrs.projection.
+ *
  * Shared state and who touches it:
  *	the array	entries are made and freed under the lock, exclusive, and looked
  *				up under it, shared.  An entry is freed by a worker of its
@@ -34,6 +38,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "catalog.h"
 #include "compat.h"
 #include "projection_progress.h"
 #include "settings.h"
@@ -47,9 +52,11 @@ static LWLock *lock;
 
 static ProjectionProgress *claimed = NULL;	/* by this process */
 
-static ProjectionProgress *find(const char *projection, int slice);
+static Oid	installation(void);
+static bool is_named(const ProjectionProgress *progress, const char *projection, int slice);
+static ProjectionProgress *find(Oid installed, const char *projection, int slice);
 static ProjectionProgress *find_or_make(const char *projection, int slice);
-static ProjectionProgress *make(const char *projection, int slice);
+static ProjectionProgress *make(Oid installed, const char *projection, int slice);
 static int	count_available(void);
 static void free_dropped(void);
 static void refuse_full(void);
@@ -91,10 +98,11 @@ cqrs_projection_progress_init(void)
 ProjectionProgress *
 cqrs_projection_progress_find(const char *projection, int slice)
 {
+	Oid			installed = installation();
 	ProjectionProgress *entry;
 
 	LWLockAcquire(lock, LW_SHARED);
-	entry = find(projection, slice);
+	entry = find(installed, projection, slice);
 	LWLockRelease(lock);
 	return entry;
 }
@@ -131,11 +139,20 @@ cqrs_projection_progress_reserve(int partitions)
 bool
 cqrs_projection_progress_is(const ProjectionProgress *progress, const char *projection, int slice)
 {
-	return progress->database == MyDatabaseId && progress->slice == slice &&
-		strcmp(NameStr(progress->projection), projection) == 0;
+	return is_named(progress, projection, slice) && cqrs_projection_progress_is_installed(progress);
 }
 
-/* False if another worker is at it, or if it was given to another partition. */
+/* Is the entry about the extension as it is installed now? */
+bool
+cqrs_projection_progress_is_installed(const ProjectionProgress *progress)
+{
+	return progress->installation == installation();
+}
+
+/*
+ * False if another worker is at it, or if it was given to a partition of
+ * another name.  Of which installation it is, who leases the offset looks.
+ */
 bool
 cqrs_projection_progress_claim(ProjectionProgress *progress, const char *projection, int slice)
 {
@@ -149,7 +166,7 @@ cqrs_projection_progress_claim(ProjectionProgress *progress, const char *project
 	if (!pg_atomic_compare_exchange_u32(&progress->worker, &nobody, (uint32) MyProcPid))
 		return false;
 	claimed = progress;
-	if (cqrs_projection_progress_is(progress, projection, slice))
+	if (is_named(progress, projection, slice))
 		return true;
 	cqrs_projection_progress_release(progress);
 	return false;
@@ -170,6 +187,8 @@ cqrs_projection_progress_release(ProjectionProgress *progress)
 void
 cqrs_projection_progress_changed(bool (*exists) (const char *projection, int slice))
 {
+	Oid			installed = installation();
+
 	for (int i = 0; i < cqrs_max_projection_partitions; i++)
 	{
 		ProjectionProgress *entry = &entries[i];
@@ -178,7 +197,7 @@ cqrs_projection_progress_changed(bool (*exists) (const char *projection, int sli
 
 		if (entry->database != MyDatabaseId)
 			continue;
-		if (!exists(NameStr(projection), slice) &&
+		if ((entry->installation != installed || !exists(NameStr(projection), slice)) &&
 			cqrs_projection_progress_claim(entry, NameStr(projection), slice))
 		{
 			/* In this order: who makes it anew shall find nobody at it. */
@@ -290,13 +309,15 @@ PG_FUNCTION_INFO_V1(cqrs_projection_progress);
 Datum
 cqrs_projection_progress(PG_FUNCTION_ARGS)
 {
+	Oid			installed = installation();
+
 	InitMaterializedSRF(fcinfo, 0);
 	LWLockAcquire(lock, LW_SHARED);
 	for (int i = 0; i < cqrs_max_projection_partitions; i++)
 	{
 		ProjectionProgress copy;
 
-		if (entries[i].database != MyDatabaseId)
+		if (entries[i].database != MyDatabaseId || entries[i].installation != installed)
 			continue;
 		SpinLockAcquire(&entries[i].mutex);
 		memcpy(&copy, &entries[i], sizeof(copy));
@@ -308,12 +329,26 @@ cqrs_projection_progress(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+/* An extension that is made anew has another. */
+static Oid
+installation(void)
+{
+	return cqrs_catalog_relation("projection");
+}
+
+static bool
+is_named(const ProjectionProgress *progress, const char *projection, int slice)
+{
+	return progress->database == MyDatabaseId && progress->slice == slice &&
+		strcmp(NameStr(progress->projection), projection) == 0;
+}
+
 /* The caller holds the lock. */
 static ProjectionProgress *
-find(const char *projection, int slice)
+find(Oid installed, const char *projection, int slice)
 {
 	for (int i = 0; i < cqrs_max_projection_partitions; i++)
-		if (cqrs_projection_progress_is(&entries[i], projection, slice))
+		if (entries[i].installation == installed && is_named(&entries[i], projection, slice))
 			return &entries[i];
 	return NULL;
 }
@@ -322,19 +357,20 @@ find(const char *projection, int slice)
 static ProjectionProgress *
 find_or_make(const char *projection, int slice)
 {
+	Oid			installed = installation();
 	ProjectionProgress *entry;
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
-	entry = find(projection, slice);
+	entry = find(installed, projection, slice);
 	if (entry == NULL)
-		entry = make(projection, slice);
+		entry = make(installed, projection, slice);
 	LWLockRelease(lock);
 	return entry;
 }
 
 /* The caller holds the lock, exclusive; NULL if there is no room. */
 static ProjectionProgress *
-make(const char *projection, int slice)
+make(Oid installed, const char *projection, int slice)
 {
 	for (int i = 0; i < cqrs_max_projection_partitions; i++)
 	{
@@ -346,6 +382,7 @@ make(const char *projection, int slice)
 		SpinLockAcquire(&entry->mutex);
 		memset(&entry->revision, 0, sizeof(ProjectionProgress) - offsetof(ProjectionProgress, revision));
 		SpinLockRelease(&entry->mutex);
+		entry->installation = installed;
 		entry->slice = slice;
 		namestrcpy(&entry->projection, projection);
 		entry->database = MyDatabaseId;
@@ -354,7 +391,10 @@ make(const char *projection, int slice)
 	return NULL;
 }
 
-/* Those that are free, and those that this database has already. */
+/*
+ * Those that are free, and those that this database has already: what it does
+ * not need any more a worker frees before it makes others.
+ */
 static int
 count_available(void)
 {

@@ -16,6 +16,7 @@ typedef struct ProjectionProgress
 {
 	/* Key */
 	Oid			database;		/* invalid: free */
+	Oid			installation;	/* as installation() */
 	int			slice;			/* the partition's first */
 	NameData	projection;
 	/* Claim */
@@ -57,10 +58,14 @@ typedef struct ProjectionProgress
 /* Called by module.c at load. */
 extern void cqrs_projection_progress_init(void);
 
-/* The entry of a partition in this database; made if there is none. */
+/*
+ * The entry of a partition in this database; made if there is none.  Called in
+ * a transaction.
+ */
 extern ProjectionProgress *cqrs_projection_progress_open(const char *projection, int slice);
 extern ProjectionProgress *cqrs_projection_progress_find(const char *projection, int slice);
 extern bool cqrs_projection_progress_is(const ProjectionProgress *progress, const char *projection, int slice);
+extern bool cqrs_projection_progress_is_installed(const ProjectionProgress *progress);
 extern void cqrs_projection_progress_reserve(int partitions);
 
 /* Called by workers: one of them is at a partition at a time. */

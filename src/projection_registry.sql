@@ -44,3 +44,5 @@ CREATE FUNCTION cqrs.projections_changed() RETURNS void
     AS 'MODULE_PATHNAME', 'cqrs_projections_changed';
 COMMENT ON FUNCTION cqrs.projections_changed() IS
     'Internal: tells sessions and workers that the definitions of projections have changed.';
+-- A restore in one transaction brings projections that nobody creates.
+SELECT cqrs.projections_changed();

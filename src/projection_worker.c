@@ -70,10 +70,12 @@ static uint64 seen_messages = PG_UINT64_MAX;	/* that this list was read
 static uint64 seen_changes = PG_UINT64_MAX;
 
 static int	count_wanted(void);
+static int	count_running(void);
 static void run(void);
 static Partition *find_work(StepWork *work, long *wait_ms);
 static int64 refresh(int64 *mark);
 static void read_partitions(void);
+static void open_progress(void);
 static void take_partition(Partition *partition, int row);
 static bool is_listed(const char *projection, int slice);
 static StepWork work_of(Partition *partition, int64 mark, TimestampTz now, long *wait_ms);
@@ -89,9 +91,28 @@ cqrs_projection_worker_init(void)
 	cqrs_worker_register_kind(&kind);
 }
 
-/* No more than there are partitions to run. */
+/*
+ * No more than there are partitions to run.  If there are none, nobody comes
+ * who would give up what is known about those that there were.
+ */
 static int
 count_wanted(void)
+{
+	int			count = count_running();
+
+	if (count == 0)
+	{
+		read_partitions();
+		cqrs_projection_progress_changed(is_listed);
+		/* A list without progress is of no use to others. */
+		partition_count = 0;
+		seen_messages = PG_UINT64_MAX;
+	}
+	return Min(count, cqrs_projection_workers);
+}
+
+static int
+count_running(void)
 {
 	int			count;
 
@@ -101,7 +122,7 @@ count_wanted(void)
 	(void) cqrs_statement_read(&wanted_statement, NULL, NULL, 0);
 	count = DatumGetInt32(cqrs_statement_column(0, 1, NULL));
 	SPI_finish();
-	return Min(count, cqrs_projection_workers);
+	return count;
 }
 
 static void
@@ -176,17 +197,17 @@ refresh(int64 *mark)
 	if (changes != seen_changes)
 		cqrs_projection_registry_forget();
 	*mark = 0;
-	if (!OidIsValid(cqrs_catalog_relation("projection")))
-	{
-		partition_count = 0;
-		return 0;
-	}
 	if (cqrs_projection_registry_changes() != seen_messages)
 	{
 		seen_messages = cqrs_projection_registry_changes();
 		seen_changes = changes;
 		read_partitions();
-		cqrs_projection_progress_changed(is_listed);
+		open_progress();
+	}
+	if (!OidIsValid(cqrs_catalog_relation("projection")))
+	{
+		partition_count = 0;
+		return 0;
 	}
 	/* First what may wait for locks, and swallow a wake-up, then the mark. */
 	for (int i = 0; i < partition_count; i++)
@@ -204,6 +225,8 @@ read_partitions(void)
 		partitions_context = AllocSetContextCreate(TopMemoryContext, "pg_cqrs partitions", ALLOCSET_DEFAULT_SIZES);
 	partition_count = 0;
 	MemoryContextReset(partitions_context);
+	if (!OidIsValid(cqrs_catalog_relation("projection")))
+		return;
 	/* Newer than what we have been told, which shall not be missed. */
 	PushActiveSnapshot(GetLatestSnapshot());
 	SPI_connect();
@@ -230,7 +253,19 @@ take_partition(Partition *partition, int row)
 	offset->revision = DatumGetInt64(cqrs_statement_column(row, 5, NULL));
 	ItemPointerSetInvalid(&offset->tid);
 	partition->retry = DatumGetBool(cqrs_statement_column(row, 6, NULL));
-	partition->progress = cqrs_projection_progress_open(text_to_cstring(offset->projection), offset->slice);
+}
+
+/* In this order: those that are not needed any more may leave no room. */
+static void
+open_progress(void)
+{
+	cqrs_projection_progress_changed(is_listed);
+	for (int i = 0; i < partition_count; i++)
+	{
+		const ProjectionOffset *offset = &partitions[i].offset;
+
+		partitions[i].progress = cqrs_projection_progress_open(text_to_cstring(offset->projection), offset->slice);
+	}
 }
 
 static bool
