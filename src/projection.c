@@ -17,6 +17,7 @@
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "storage/ipc.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -114,6 +115,7 @@ static void refuse_partitions(const char *name);
 static void change_owner(FunctionCallInfo fcinfo, const Projection *projection, const char *signature);
 static bool concerns_trigger(FunctionCallInfo fcinfo);
 static int	lock_offsets(const char *projection, text *name);
+static void on_lock_failure(int code, Datum progress);
 static void bring_up_to_date(ProjectionChange *change, text *name, int count);
 static void change_partitions(const ProjectionChange *change);
 static void update(Statement *statement, Datum *values, const char *nulls);
@@ -285,16 +287,20 @@ lock_offsets(const char *projection, text *name)
 	if (progress == NULL)
 		return cqrs_projection_offset_lock_all(name);
 	cqrs_projection_progress_want(progress, true);
-	PG_TRY();
+	/* A session that is terminated while it waits must not be waited for. */
+	PG_ENSURE_ERROR_CLEANUP(on_lock_failure, PointerGetDatum(progress));
 	{
 		count = cqrs_projection_offset_lock_all(name);
 	}
-	PG_FINALLY();
-	{
-		cqrs_projection_progress_want(progress, false);
-	}
-	PG_END_TRY();
+	PG_END_ENSURE_ERROR_CLEANUP(on_lock_failure, PointerGetDatum(progress));
+	cqrs_projection_progress_want(progress, false);
 	return count;
+}
+
+static void
+on_lock_failure(int code, Datum progress)
+{
+	cqrs_projection_progress_want((ProjectionProgress *) DatumGetPointer(progress), false);
 }
 
 /*

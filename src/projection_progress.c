@@ -376,8 +376,12 @@ make(Oid installed, const char *projection, int slice)
 	{
 		ProjectionProgress *entry = &entries[i];
 
-		/* A worker with an old list may have claimed a free one for a moment. */
-		if (OidIsValid(entry->database) || pg_atomic_read_u32(&entry->worker) != 0)
+		/*
+		 * A worker with an old list may have claimed a free one for a moment,
+		 * and who wanted to change what it was about takes that back.
+		 */
+		if (OidIsValid(entry->database) || pg_atomic_read_u32(&entry->worker) != 0 ||
+			pg_atomic_read_u32(&entry->wanted) != 0)
 			continue;
 		SpinLockAcquire(&entry->mutex);
 		memset(&entry->revision, 0, sizeof(ProjectionProgress) - offsetof(ProjectionProgress, revision));
