@@ -262,6 +262,35 @@ SELECT state, last_sqlstate FROM status;
 SELECT count(*) FROM cqrs.journal WHERE entity_type = 'RebuildAnnounced';
 SELECT cqrs.drop_projection('rebuild announced');
 
+-- What the end of a batch's transaction is put off to is put off to the end of each batch of a rebuild, too.
+CREATE TABLE parent (id text PRIMARY KEY);
+CREATE TABLE child (id text REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
+CREATE FUNCTION child_first(event cqrs.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF (event).event_type = 'Child' THEN
+        INSERT INTO rebuild_test.child VALUES ((event).entity_id);
+    ELSE
+        INSERT INTO rebuild_test.parent VALUES ((event).entity_id);
+    END IF;
+END
+$$;
+SELECT count(put('RebuildDeferred', i::text, 'Child', 'Parent')) FROM generate_series(1, 10) i;
+SELECT cqrs.create_projection('rebuild deferred', 'child_first', entity_types => '{RebuildDeferred}', tables => '{parent, child}', batch_size => 4, on_failure => 'skip', max_retries => 0);
+SELECT cqrs.wait_for_projection('rebuild deferred') > 0;
+SELECT count(*) AS parents, (SELECT count(*) FROM child) AS children FROM parent;
+SELECT cqrs.rebuild_projection('rebuild deferred');
+SELECT cqrs.wait_for_projection('rebuild deferred') > 0;
+SELECT count(*) AS parents, (SELECT count(*) FROM child) AS children FROM parent;
+SELECT * FROM status;
+-- Where that fails nothing of the batch stays.
+SELECT put('RebuildDeferred', 'orphan', 'Child'), put('RebuildDeferred', 'last', 'Child', 'Parent');
+SELECT cqrs.wait_for_projection('rebuild deferred') > 0;
+SELECT cqrs.rebuild_projection('rebuild deferred');
+SELECT cqrs.wait_for_projection('rebuild deferred') > 0;
+SELECT count(*) AS orphans FROM child WHERE id NOT IN (SELECT id FROM parent);
+SELECT state, last_sqlstate FROM status;
+SELECT cqrs.drop_projection('rebuild deferred');
+
 -- As its owner: rows that row security hides from him are an error, and stay.
 CREATE ROLE regress_cqrs_rebuild;
 GRANT ALL ON SCHEMA rebuild_test TO regress_cqrs_rebuild;

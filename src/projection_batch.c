@@ -17,7 +17,6 @@
 #include "commands/trigger.h"
 #include "executor/tuptable.h"
 #include "funcapi.h"
-#include "nodes/parsenodes.h"
 #include "utils/array.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -47,7 +46,6 @@ static void start_receiving(DestReceiver *self, int operation, TupleDesc desc);
 static void end_receiving(DestReceiver *self);
 static void apply_one(Application *application, int i, Datum event, int64 position);
 static Datum array_of(const EventBatch *batch);
-static void fire_deferred(void);
 static void name_projection(void *arg);
 
 void
@@ -140,7 +138,7 @@ cqrs_projection_batch_apply(Application *application)
 				apply_one(application, i, batch->events[i], batch->positions[i]);
 		application->at = -1;
 		if (application->own_transaction)
-			fire_deferred();
+			cqrs_projection_batch_fire_deferred();
 	}
 	PG_FINALLY();
 	{
@@ -204,13 +202,16 @@ array_of(const EventBatch *batch)
 	return EOHPGetRODatum(&array->hdr);
 }
 
-/* SET CONSTRAINTS ALL IMMEDIATE */
-static void
-fire_deferred(void)
+/*
+ * As a commit does it.  SET CONSTRAINTS ALL IMMEDIATE would hold for the rest
+ * of the transaction, of which a batch may be one of many.  What is fired is
+ * forgotten, also by a subtransaction that is undone: what was deferred before
+ * it has to be fired before it.
+ */
+void
+cqrs_projection_batch_fire_deferred(void)
 {
-	ConstraintsSetStmt all = {.type = T_ConstraintsSetStmt, .constraints = NIL, .deferred = false};
-
-	AfterTriggerSetState(&all);
+	AfterTriggerFireDeferred();
 }
 
 static bool

@@ -40,5 +40,6 @@ typedef struct Application
 } Application;
 
 extern void cqrs_projection_batch_apply(Application *application);
+extern void cqrs_projection_batch_fire_deferred(void);
 
 #endif

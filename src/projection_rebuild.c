@@ -106,6 +106,8 @@ cqrs_projection_rebuild_all(Step *step, void *unused)
 	empty_tables(step->projection);
 	if (step->projection->prepare)
 		prepare(step->projection);
+	/* Not an event's fault, and not to be undone with a chunk. */
+	cqrs_projection_batch_fire_deferred();
 	for (int i = 0; i < rebuild.offset_count; i++)
 		replay_partition(&rebuild, &rebuild.offsets[i]);
 }
