@@ -276,5 +276,19 @@ SELECT * FROM status;
 SELECT * FROM per_entity;
 SELECT cqrs.drop_projection('failure sync');
 
+-- An event is passed over once, however often that is asked for before a worker comes to it.
+TRUNCATE seen;
+SELECT put('FailTwice', '1', 'Good', 'Bad', 'Good', 'Good');
+SELECT cqrs.create_projection('failure twice', 'by_row', entity_types => '{FailTwice}', max_retries => 0);
+SELECT cqrs.wait_for_projection('failure twice') > 0;
+BEGIN;
+SELECT cqrs.discard_parked('failure twice');
+SELECT cqrs.discard_parked('failure twice');
+COMMIT;
+SELECT wait_for_retry('failure twice'), cqrs.wait_for_projection('failure twice') > 0;
+SELECT version, event_type FROM seen ORDER BY version;
+SELECT parked, skipped FROM status WHERE name = 'failure twice';
+SELECT cqrs.drop_projection('failure twice');
+
 SET client_min_messages = warning;
 DROP SCHEMA failure_test CASCADE;

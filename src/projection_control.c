@@ -67,10 +67,15 @@ static Statement retry_statement = {
 	.argtypes = {TEXTOID, TEXTOID, TEXTOID}
 };
 
-/* The event goes; what has waited behind it is replayed. */
+/*
+ * The event goes; what has waited behind it is replayed.  Where there were no
+ * attempts it is gone already, and the next one has not failed.
+ */
 static Statement discard_statement = {
-	.sql = "WITH discarded AS (UPDATE cqrs.parked_entity SET position = position + 1, attempts = 0, retry = true WHERE projection = $1"
+	.sql = "WITH discarded AS (UPDATE cqrs.parked_entity SET position = position + 1, attempts = 0, retry = true WHERE projection = $1 AND attempts > 0"
 	" AND ($2 IS NULL OR entity_type = $2) AND ($3 IS NULL OR entity_id = $3) RETURNING slice),"
+	" others AS (UPDATE cqrs.parked_entity SET retry = true WHERE projection = $1 AND attempts = 0"
+	" AND ($2 IS NULL OR entity_type = $2) AND ($3 IS NULL OR entity_id = $3)),"
 	" counted AS (UPDATE cqrs.projection_offset o SET skipped = skipped + d.count"
 	" FROM (SELECT o.slice, count(*) FROM discarded d JOIN cqrs.projection_offset o"
 	" ON o.projection = $1 AND d.slice >= o.slice AND d.slice < o.next_slice GROUP BY o.slice) d"

@@ -32,4 +32,4 @@ CREATE FUNCTION cqrs.discard_parked(name text, entity_type text DEFAULT NULL, en
     LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'cqrs_discard_parked';
 COMMENT ON FUNCTION cqrs.discard_parked(text, text, text) IS
-    'Passes over the event that failed, of parked entities (NULL: of all), counts it as skipped, and has a worker project what has waited behind it; returns how many entities. For the owner of the projection. Errors: 42704, 42501.';
+    'Passes over the event that failed, of parked entities (NULL: of all), counts it as skipped, and has a worker project what has waited behind it; returns how many entities, without those whose event was passed over already. For the owner of the projection. Errors: 42704, 42501.';
