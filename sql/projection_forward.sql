@@ -139,5 +139,37 @@ SELECT wait_for_confirmed(60);
 SELECT entity_type, event_type, count(*) FROM cqrs.journal WHERE entity_type IN ('FwdOrder', 'FwdPayment') GROUP BY 1, 2 ORDER BY 1, 2;
 SELECT cqrs.drop_projection('forward process');
 SELECT cqrs.drop_entity('FwdOrder'), cqrs.drop_entity('FwdPayment');
+
+-- Events that row security hides from the journal's owner are an error, and are not passed over.
+CREATE ROLE regress_cqrs_forward;
+SELECT rolname AS owner FROM pg_roles WHERE oid = (SELECT relowner FROM pg_class WHERE oid = 'cqrs.journal'::regclass) \gset
+CREATE FUNCTION wait_for_stop(projection text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    FOR i IN 1 .. 3000 LOOP
+        IF (SELECT state FROM cqrs.projection_status WHERE name = projection) = 'stopped' THEN
+            RETURN 'stopped';
+        END IF;
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+    RETURN 'still not stopped';
+END
+$$;
+TRUNCATE seen;
+SELECT cqrs.create_projection('forward hidden', 'by_row', entity_types => '{FwdHidden}', start_position => NULL, max_retries => 0);
+SELECT cqrs.pause_projection('forward hidden');
+SELECT put('FwdHidden', '1', 'X', 'Y');
+ALTER TABLE cqrs.journal OWNER TO regress_cqrs_forward;
+ALTER TABLE cqrs.journal ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+SELECT cqrs.resume_projection('forward hidden');
+SELECT wait_for_stop('forward hidden');
+SELECT last_sqlstate, last_error FROM cqrs.projection_status WHERE name = 'forward hidden';
+ALTER TABLE cqrs.journal DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY;
+SELECT cqrs.resume_projection('forward hidden');
+SELECT cqrs.wait_for_projection('forward hidden') > 0;
+SELECT event_type FROM seen ORDER BY position;
+SELECT cqrs.drop_projection('forward hidden');
+ALTER TABLE cqrs.journal OWNER TO :"owner";
+DROP ROLE regress_cqrs_forward;
+
 SET client_min_messages = warning;
 DROP SCHEMA forward_test CASCADE;

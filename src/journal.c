@@ -157,6 +157,16 @@ cqrs_journal_begin_write(const EntityKey *key, const RoleScope *scope, LastEvent
 	table_close(journal, NoLock);
 }
 
+/* For who reads all events, and would pass over those that are hidden from him. */
+void
+cqrs_journal_check_visible(void)
+{
+	Relation	journal = table_open(cqrs_journal_relid(), AccessShareLock);
+
+	refuse_row_security(journal);
+	table_close(journal, NoLock);
+}
+
 static void
 refuse_row_security(Relation journal)
 {

@@ -18,6 +18,7 @@
 extern Oid	cqrs_journal_relid(void);
 extern void cqrs_journal_ensure(void);
 extern bool cqrs_journal_sees_all(void);
+extern void cqrs_journal_check_visible(void);
 extern void cqrs_journal_check_key(EntityKey *key, text *entity_type, text *entity_id);
 
 /* Called by writers, in this order, in a scope of cqrs_role_enter(). */

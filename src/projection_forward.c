@@ -231,6 +231,7 @@ read_journal(Step *step, const RoleScope *scope, Statement *statement, Datum *va
 {
 	RoleScope	journal;
 
+	cqrs_journal_check_visible();
 	MemoryContextSwitchTo(step->context);
 	cqrs_role_enter_own(&journal, scope, cqrs_catalog_relation_owner(cqrs_journal_relid()));
 	cqrs_projection_batch_begin(&step->batch);

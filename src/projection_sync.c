@@ -134,6 +134,7 @@ cqrs_projection_sync_has_events(const Projection *projection, int64 after)
 	RoleScope	scope;
 	bool		found;
 
+	cqrs_journal_check_visible();
 	cqrs_role_enter(&scope, cqrs_catalog_relation_owner(cqrs_journal_relid()));
 	PushActiveSnapshot(GetLatestSnapshot());
 	SPI_connect();
