@@ -103,7 +103,11 @@ cqrs_projection_step_lease(Step *step)
 		cqrs_projection_step_put_off(step);
 		return false;
 	}
-	/* What is known of the partition may be about one of the same name, before CREATE EXTENSION. */
+
+	/*
+	 * What is known of the partition may be about one of the same name,
+	 * before CREATE EXTENSION.
+	 */
 	if (!cqrs_projection_progress_is_installed(step->partition->progress))
 		return false;
 	projection = cqrs_projection_registry_find(offset->projection);
