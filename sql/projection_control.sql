@@ -103,6 +103,35 @@ SELECT entity_id, waiting, sqlstate FROM cqrs.parked_event WHERE projection = 'c
 SELECT entity_id, count(*) FROM cqrs.journal WHERE entity_type = 'ControlEffect' AND entity_id IN ('m', 'n') GROUP BY 1 ORDER BY 1;
 SELECT cqrs.drop_projection('control mixed');
 
+-- What was held back is no replay, also if it is asked for together with one.
+CREATE TABLE broken (entity_id text);
+INSERT INTO broken VALUES ('b');
+CREATE FUNCTION react_unless_broken(event cqrs.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM broken b WHERE b.entity_id = (event).entity_id) THEN
+        RAISE 'broken';
+    END IF;
+    IF (event).entity_id = 'b' THEN
+        PERFORM cqrs.append('ControlEffect', 'held', ARRAY[cqrs.new_event('Effect', '{}')]);
+    END IF;
+END
+$$;
+SELECT cqrs.create_projection('control held', 'react_unless_broken', entity_types => '{ControlHeld}', start_position => NULL, max_retries => 0);
+SELECT position - 1 AS before FROM cqrs.append('ControlHeld', 'a', ARRAY[cqrs.new_event('X', '{}')]) \gset
+SELECT put('ControlHeld', 'b', 'X'), put('ControlHeld', 'c', 'X'), put('ControlHeld', 'b', 'X');
+SELECT cqrs.wait_for_projection('control held') > 0;
+DELETE FROM broken;
+BEGIN;
+SELECT cqrs.reset_projection('control held', :before);
+SELECT cqrs.retry_parked('control held');
+COMMIT;
+SELECT cqrs.wait_for_projection('control held') > 0;
+SELECT wait_until('NOT EXISTS (SELECT FROM cqrs.parked_entity WHERE retry)');
+SELECT cqrs.wait_for_projection('control held') > 0;
+SELECT count(*) FROM cqrs.parked_event WHERE projection = 'control held';
+SELECT count(*) FROM cqrs.journal WHERE entity_type = 'ControlEffect' AND entity_id = 'held';
+SELECT cqrs.drop_projection('control held');
+
 -- A sync projection is part of every append: it can be neither paused nor reset, while it has its trigger.
 SELECT cqrs.create_projection('control sync', 'handler', entity_types => '{ControlSync}', mode => 'sync');
 SELECT cqrs.pause_projection('control sync');

@@ -15,7 +15,8 @@
  * it is released before its tombstone is read.
  * When somebody wants them replayed they come in their order, up to where the
  * partition has read, and the offset with them; with the last of them the entity is not parked any more, and what
- * follows comes with all the others.
+ * follows comes with all the others.  So this waits while the partition itself
+ * replays: what it would do for the second time the entity has still before it.
  */
 #include "postgres.h"
 
@@ -153,6 +154,11 @@ cqrs_projection_forward_parked(Step *step, void *unused)
 
 	if (!cqrs_projection_step_lease(step))
 		return;
+	if (cqrs_projection_forward_from(step) < offset->replay_until)
+	{
+		step->partition->retry_after = offset->replay_until;
+		return;
+	}
 	step->partition->retry = find_parked(step, &entity);
 	if (!step->partition->retry)
 		return;

@@ -16,6 +16,7 @@ typedef struct Partition
 	ProjectionOffset offset;
 	ProjectionProgress *progress;
 	bool		retry;			/* somebody wants parked entities replayed */
+	int64		retry_after;	/* not before it has come there */
 	int			retry_limit;	/* events of an entity in a replay; 0: a batch */
 	TimestampTz busy_until;		/* it was locked by somebody, or has failed */
 } Partition;

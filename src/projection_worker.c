@@ -306,7 +306,7 @@ work_of(Partition *partition, int64 mark, TimestampTz now, long *wait_ms)
 		return NULL;
 	if (projection->rebuild)
 		return offset->slice == 0 ? cqrs_projection_rebuild_all : NULL;
-	if (partition->retry)
+	if (partition->retry && reached >= partition->retry_after)
 		return cqrs_projection_forward_parked;
 	if (!known || reached < (projection->barrier > 0 ? Min(mark, projection->barrier) : mark))
 		return cqrs_projection_forward;
