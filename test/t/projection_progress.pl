@@ -24,12 +24,12 @@ done_testing();
 # The same name, the same revision, positions that were reached before.
 sub anew
 {
-	install();
+	query(install());
 	append(20);
 	is(project(), '20', 'events are projected');
 	my $revision = query('SELECT revision FROM cqrs.projection');
-	query('DROP TABLE cqrs.journal CASCADE; DROP EXTENSION pg_cqrs CASCADE; DROP TABLE counted');
-	install();
+	# At once, so that no worker sees that there is none.
+	query('BEGIN; DROP TABLE cqrs.journal CASCADE; DROP EXTENSION pg_cqrs CASCADE; DROP TABLE counted;' . install() . 'COMMIT');
 	is(query('SELECT revision FROM cqrs.projection'), $revision, 'an extension that is made anew gives the same revision');
 	append(10);
 	is(project(), '10', 'and has its events projected');
@@ -104,7 +104,7 @@ sub reached
 
 sub install
 {
-	query(<<'SQL');
+	return <<'SQL';
 CREATE EXTENSION pg_cqrs;
 SELECT cqrs.create_journal();
 CREATE TABLE counted (events integer);
@@ -113,7 +113,6 @@ CREATE OR REPLACE FUNCTION begin_counting() RETURNS void LANGUAGE sql AS $$ INSE
 CREATE FUNCTION count_event(event cqrs.event) RETURNS void LANGUAGE sql AS $$ UPDATE public.counted SET events = events + 1 $$;
 SELECT cqrs.create_projection('counter', 'count_event', tables => '{counted}', prepare => 'begin_counting');
 SQL
-	return;
 }
 
 sub append
