@@ -76,6 +76,8 @@ cqrs_service_wait(long timeout_ms, SocketEvent *occurred, bool *woken)
 	*woken = false;
 	if (changed)
 		make_set();
+	/* It makes an int of a long, and one below 0 is for ever. */
+	timeout_ms = Min(timeout_ms, INT_MAX);
 	nevents = WaitEventSetWait(wait_set, timeout_ms, events, lengthof(events), PG_WAIT_EXTENSION);
 	for (int i = 0; i < nevents; i++)
 	{

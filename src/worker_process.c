@@ -138,6 +138,8 @@ cqrs_worker_process_begin_sleep(void)
 }
 
 /*
+ * It may end before the time is over.
+ *
  * A worker that may rest has nothing to wait for but events.  Databases rest
  * as a whole, so it does not where other kinds have workers.
  */
@@ -150,6 +152,8 @@ cqrs_worker_process_sleep(long timeout_ms, bool may_rest)
 		rest();
 	if (shortage && (timeout_ms < 0 || timeout_ms > TURN_MS))
 		timeout_ms = TURN_MS;
+	/* WaitLatch takes a long and makes an int of it; one below 0 is for ever. */
+	timeout_ms = Min(timeout_ms, INT_MAX);
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	if (!told_to_leave && !my_database->look && is_wanted())
