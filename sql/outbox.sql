@@ -26,6 +26,8 @@ SELECT cqrs.enqueue('s', 'POST', NULL);
 SELECT cqrs.enqueue('nobody', 'POST');
 SELECT cqrs.enqueue('s', 'TRACE');
 SELECT cqrs.enqueue('s', 'POST', '/../a');
+SELECT cqrs.enqueue('s', 'POST', '/..;x/a');
+SELECT cqrs.enqueue('s', 'POST', 'a/%2e%2e;');
 SELECT cqrs.enqueue('s', 'GET', body => '1');
 SELECT cqrs.enqueue('s', 'POST', body => '1', body_text => '1');
 SELECT cqrs.enqueue('s', 'POST', headers => '{"X-A": "a\r\nX-B: b"}');

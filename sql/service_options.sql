@@ -43,7 +43,7 @@ $$;
 SELECT url || E'\n  ' || try_server(format('url %L', url)) FROM (VALUES
     (''), ('billing'), ('billing.internal/api'), ('//billing'), ('https://'), ('ftp://billing'), ('file:///etc/passwd'), ('gopher://billing'),
     ('http://billing'), ('https://me@billing'), ('https://me:secret@billing'), ('https://billing?x=1'), ('https://billing/#top'),
-    ('https://billing/../api'), ('https://billing/a/%2e%2E/b'), ('https://billing/a b'), (E'https://billing/a\nb'), ('https://billing:99999'), ('https://bil ling')) v (url);
+    ('https://billing/../api'), ('https://billing/a/%2e%2E/b'), ('https://billing/..;x/api'), ('https://billing/a/%2E%3b/b'), ('https://billing/a;../b'), ('https://billing/a b'), (E'https://billing/a\nb'), ('https://billing:99999'), ('https://bil ling')) v (url);
 SELECT options || E'\n  ' || try_server(options) FROM (VALUES
     (''), ('call_timeout ''1s'''), ('url ''https://b'', call_timout ''1s'''), ('url ''https://b'', zzz ''1'''), ('url ''https://b'', "URL" ''https://b'''),
     ('url ''https://b'', bearer_token ''t'''), ('url ''https://b'', header_x ''t'''),

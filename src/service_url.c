@@ -83,7 +83,10 @@ cqrs_service_url_check_path(const char *path)
 	return NULL;
 }
 
-/* Looks at what the service will see once it has decoded the path. */
+/*
+ * Looks at what the service will see once it has decoded the path.  Some drop
+ * what begins with ";" in a segment before they look for dots.
+ */
 static bool
 has_dot_segment(const char *path)
 {
@@ -96,8 +99,9 @@ has_dot_segment(const char *path)
 	while (!found && segment)
 	{
 		size_t		size = strcspn(segment, "/\\");
+		size_t		name = strcspn(segment, "/\\;");
 
-		found = (size == 1 && segment[0] == '.') || (size == 2 && segment[0] == '.' && segment[1] == '.');
+		found = (name == 1 && segment[0] == '.') || (name == 2 && segment[0] == '.' && segment[1] == '.');
 		segment = segment[size] ? segment + size + 1 : NULL;
 	}
 	curl_free(decoded);
