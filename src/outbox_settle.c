@@ -41,6 +41,8 @@
 #include "worker_error.h"
 
 #define MAX_BODY	(64 * 1024 * 1024)	/* a jsonb has no room for much more */
+#define MAX_JSON	(255 * 1024 * 1024) /* what is left of it beside the
+										 * headers */
 
 /* What is known of an attempt, in the context of its delivery. */
 typedef struct Outcome
@@ -262,7 +264,7 @@ answer_of(const Delivery *delivery, const Outcome *outcome)
 
 		push_number(&state, "status", outcome->status);
 		push_json(&state, "headers", cqrs_service_response_headers(delivery->transfer));
-		if (body)
+		if (body && VARSIZE(body) <= MAX_JSON)
 			push_json(&state, "body", body);
 		else
 			push_text(&state, "body", whole ? text_body(response) : NULL);

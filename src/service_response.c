@@ -16,6 +16,7 @@
 #include "utils/resowner.h"
 
 #include "service_response.h"
+#include "worker_error.h"
 
 static void push_header(JsonbParseState **state, List *headers, int first);
 static bool same_name(List *headers, int one, int other);
@@ -55,7 +56,10 @@ cqrs_service_response_json(const HttpTransfer *transfer)
 	if (response->body_size == 0 || !is_json(transfer))
 		return NULL;
 
-	/* What is wrong with it is an error of jsonb, so of a subtransaction. */
+	/*
+	 * What is wrong with it is an error of jsonb, so of a subtransaction: of
+	 * the data, of a limit, or internal, where an array outgrows palloc().
+	 */
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
 	PG_TRY();
@@ -66,14 +70,12 @@ cqrs_service_response_json(const HttpTransfer *transfer)
 	PG_CATCH();
 	{
 		ErrorData  *error;
-		int			category;
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
-		category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
-		if (category != ERRCODE_DATA_EXCEPTION && category != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
+		if (cqrs_worker_error_is_systems(error))
 			ReThrowError(error);
 	}
 	PG_END_TRY();
