@@ -176,7 +176,11 @@ find_method(const char *name)
 			 errhint("It is GET, HEAD, POST, PUT, PATCH or DELETE.")));
 }
 
-/* Ours where the caller says nothing, his, then those of the user mapping. */
+/*
+ * Ours where nobody says anything, the caller's, then those of the user mapping.
+ * A traceparent may come from the settings of the session that enqueued, so one
+ * that the mapping has replaces it.
+ */
 static List *
 request_headers(const ServiceOptions *options, const ServiceCall *call)
 {
@@ -189,6 +193,11 @@ request_headers(const ServiceOptions *options, const ServiceCall *call)
 		HttpField  *field = lfirst(cell);
 
 		check_header(field->name, field->value);
+		if (pg_strcasecmp(field->name, "traceparent") == 0 && find_field(mapped, "traceparent"))
+		{
+			headers = foreach_delete_current(headers, cell);
+			continue;
+		}
 		if (find_field(mapped, field->name) || (options->user && pg_strcasecmp(field->name, "Authorization") == 0))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -197,20 +206,21 @@ request_headers(const ServiceOptions *options, const ServiceCall *call)
 	if (call->idempotency_key)
 	{
 		check_header("Idempotency-Key", call->idempotency_key);
-		if (find_field(headers, "Idempotency-Key"))
+		if (find_field(headers, "Idempotency-Key") || find_field(mapped, "Idempotency-Key"))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("there are two idempotency keys"),
 					 errhint("Leave the header out.")));
 		headers = add_field(headers, "Idempotency-Key", call->idempotency_key);
 	}
+	headers = list_concat(headers, mapped);
 	if (!find_field(headers, "User-Agent"))
 		headers = add_field(headers, "User-Agent", USER_AGENT);
 	if (call->content_type && !find_field(headers, "Content-Type"))
 		headers = add_field(headers, "Content-Type", call->content_type);
 	if (cqrs_traceparent[0] && !find_field(headers, "traceparent"))
 		headers = add_field(headers, "traceparent", cqrs_traceparent);
-	return list_concat(headers, mapped);
+	return headers;
 }
 
 static List *

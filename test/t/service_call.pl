@@ -91,6 +91,17 @@ sub sends
 		'Basic ZXZlcnlib2R5OnBhc3M=', 'credentials of PUBLIC');
 	is(query("SET ROLE app; SELECT body -> 'headers' ->> 'authorization', body -> 'headers' ->> 'x-tenant' FROM cqrs.call('s', 'GET', '/echo')"),
 		'Bearer of-app|blue', 'credentials of the role');
+	query("CREATE SERVER named FOREIGN DATA WRAPPER cqrs_http OPTIONS (url '${\$stub->url}', allow_http 'true', call_timeout '60s');"
+		  . " CREATE USER MAPPING FOR PUBLIC SERVER named OPTIONS (header_content_type 'application/x', header_user_agent 'shop', header_traceparent 'of-mapping')");
+	my $traced = "SET cqrs.traceparent = '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'";
+	is(query("$traced; SELECT body -> 'headers' ->> 'content-type', body -> 'headers' ->> 'user-agent', body -> 'headers' ->> 'traceparent'"
+			  . " FROM cqrs.call('named', 'POST', '/echo', body => '1')"),
+		'application/x|shop|of-mapping', 'headers of the mapping are sent, and once');
+	my $id = query("$traced; SELECT cqrs.enqueue('named', 'POST', '/echo', body => '1')");
+	ok($node->poll_query_until('postgres', "SELECT state = 'delivered' FROM cqrs.outbox WHERE id = '$id'"), 'also where the context is of the session that enqueued');
+	(undef, my $out, my $error) = $node->psql('postgres', "ALTER USER MAPPING FOR PUBLIC SERVER named OPTIONS (ADD header_idempotency_key 'k');"
+			  . " SELECT cqrs.call('named', 'POST', '/echo', idempotency_key => 'c-1')");
+	like($error, qr/there are two idempotency keys/, 'nor two idempotency keys');
 	is(query("CREATE FUNCTION definer() RETURNS text LANGUAGE sql SECURITY DEFINER AS \$\$ SELECT body -> 'headers' ->> 'authorization' FROM cqrs.call('s', 'GET', '/echo') \$\$;"
 			  . " ALTER FUNCTION definer OWNER TO app; SELECT definer()"), 'Bearer of-app', 'the effective role counts');
 	return;
