@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -97,6 +98,9 @@ cqrs_discard_outbox(PG_FUNCTION_ARGS)
 				 errmsg("delivery %s is under way", DatumGetCString(DirectFunctionCall1(uuid_out, value)))));
 	(void) cqrs_statement_write(&discard_statement, &value, NULL);
 	cqrs_outbox_claim_promote_waiting(row.service, row.ordering_key);
+	/* It may have missed what came after the snapshot; the worker does not. */
+	if (row.ordering_key && IsolationUsesXactSnapshot())
+		cqrs_worker_tell_at_commit();
 	end_change(&scope);
 	PG_RETURN_VOID();
 }

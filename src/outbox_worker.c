@@ -94,7 +94,8 @@ typedef struct TableLook
 static List *in_flight = NIL;
 static TimestampTz settle_at = DT_NOEND;	/* what could not be written */
 
-static bool recovered = false;	/* what a worker that is gone has left */
+static bool recovered = false;	/* what a worker that is gone has left, and
+								 * heads of keys that nobody has promoted */
 static bool must_look = true;	/* at the table */
 static TimestampTz look_at = 0; /* at the latest; DT_NOEND: no time is known */
 static int	look_failures = 0;	/* in a row */
@@ -210,7 +211,12 @@ do_work(void)
 	List	   *claimed;
 	ListCell   *cell;
 
-	must_look = cqrs_outbox_postpone_heed_changes(now) || must_look;
+	if (cqrs_outbox_postpone_heed_changes(now))
+	{
+		must_look = true;
+		/* One may be that a delivery was discarded by an old snapshot. */
+		recovered = false;
+	}
 	/* One that has failed is not repeated before its time. */
 	if (Min(look_at, clean_at()) > now && (!must_look || look_failures > 0))
 	{

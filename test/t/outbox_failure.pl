@@ -66,6 +66,7 @@ asks_for_time();
 is_down();
 stays_shut(@shut);
 passes_over_locks();
+discards_by_old_snapshot();
 cleans();
 
 $node->stop;
@@ -340,6 +341,29 @@ sub passes_over_locks
 }
 
 # What was delivered is removed when its time is over, though there is nothing else to do, and after a restart.
+# Who discards the first delivery of a key need not see the second one.
+sub discards_by_old_snapshot
+{
+	$stub->mode('/retry_after/3600');
+	query("ALTER SYSTEM SET cqrs.outbox_max_retry_delay = '1 h'");
+	query('SELECT pg_reload_conf()');
+	foreach my $level ('REPEATABLE READ', 'SERIALIZABLE')
+	{
+		my $first = enqueue('a', '/mode?first', "ordering_key => '$level'");
+		becomes("next_attempt_at > now() + interval '1 min' FROM cqrs.outbox WHERE id = '$first'", 'the first of a key waits for its next attempt');
+		my $session = $node->background_psql('postgres');
+		$session->query_safe("BEGIN ISOLATION LEVEL $level; SELECT count(*) FROM cqrs.outbox");
+		my $second = enqueue('a', '/status/200?second', "ordering_key => '$level'");
+		becomes("behind FROM cqrs.outbox WHERE id = '$second'", 'the second one is behind it');
+		$session->query_safe("SELECT cqrs.discard_outbox('$first'); COMMIT");
+		$session->quit;
+		becomes("state = 'delivered' FROM cqrs.outbox WHERE id = '$second'", "and sent when that is discarded in $level");
+	}
+	query('ALTER SYSTEM RESET ALL');
+	query('SELECT pg_reload_conf()');
+	return;
+}
+
 sub cleans
 {
 	becomes("count(*) = count(*) FILTER (WHERE state = 'delivered') FROM cqrs.outbox WHERE state <> 'reply_failed'", 'all is delivered');
