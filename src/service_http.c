@@ -53,12 +53,17 @@
 #define MAX_HEADER_BYTES		(64 * 1024)
 #define MAX_CONNECTION_AGE_S	300L
 
+/* Sets an option, and keeps what is wrong with it. */
+#define SET(transfer, option, value) \
+	((transfer)->problem = curl_easy_setopt((transfer)->easy, option, value))
+
 struct HttpTransfer
 {
 	const HttpRequest *request;
 	HttpResponse response;
 	CURL	   *easy;
 	struct curl_slist *headers;
+	CURLcode	problem;		/* with setting it up */
 	char	   *body;			/* malloc'ed */
 	Size		body_capacity;
 	Size		header_bytes;
@@ -74,7 +79,8 @@ static int	max_kept_connections = 8;
 static int64 timer_due_us = -1; /* when libcurl wants to be called; -1: not */
 
 static void start_multi(void);
-static bool set_up_multi(void);
+static CURLcode set_up_multi(void);
+static int	errcode_of(CURLcode problem);
 static bool set_up_transfer(HttpTransfer *transfer, List *lines);
 static bool set_transport(HttpTransfer *transfer);
 static bool set_limits(HttpTransfer *transfer);
@@ -123,15 +129,17 @@ cqrs_service_http_start(const HttpRequest *request)
 	transfer = MemoryContextAllocZero(TopMemoryContext, sizeof(HttpTransfer));
 	transfer->request = request;
 	block_signals(&before);
-	started = set_up_transfer(transfer, lines) && curl_multi_add_handle(multi, transfer->easy) == CURLM_OK;
+	started = set_up_transfer(transfer, lines);
 	restore_signals(&before);
 	if (!started)
 	{
+		CURLcode	problem = transfer->problem;
+
 		cqrs_service_http_free(transfer);
 		ereport(ERROR,
-				(errcode(ERRCODE_FDW_ERROR),
+				(errcode(errcode_of(problem)),
 				 errmsg("could not set up an HTTP request"),
-				 errdetail("Out of memory, or libcurl lacks a feature.")));
+				 errdetail("libcurl says: %s.", curl_easy_strerror(problem))));
 	}
 	return transfer;
 }
@@ -215,108 +223,124 @@ static void
 start_multi(void)
 {
 	sigset_t	before;
-	bool		ready;
+	CURLcode	problem;
 
 	if (multi)
 		return;
 	block_signals(&before);
-	ready = set_up_multi();
+	problem = set_up_multi();
 	restore_signals(&before);
-	if (!ready)
+	if (problem != CURLE_OK)
 		ereport(ERROR,
-				(errcode(ERRCODE_FDW_ERROR),
+				(errcode(errcode_of(problem)),
 				 errmsg("could not set up libcurl"),
-				 errdetail("It must resolve names in a thread (AsynchDNS) and support TLS.")));
+				 problem == CURLE_NOT_BUILT_IN ? errdetail("It must resolve names in a thread (AsynchDNS) and support TLS.") :
+				 errdetail("libcurl says: %s.", curl_easy_strerror(problem))));
 	for (int i = 0; i < max_kept_connections; i++)
 		ReserveExternalFD();
 }
 
-static bool
+static CURLcode
 set_up_multi(void)
 {
 	const int	needed = CURL_VERSION_ASYNCHDNS | CURL_VERSION_SSL;
+	CURLcode	code = curl_global_init(CURL_GLOBAL_DEFAULT);
 
-	if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK ||
-		(curl_version_info(CURLVERSION_NOW)->features & needed) != needed)
-		return false;
+	if (code != CURLE_OK)
+		return code;
+	if ((curl_version_info(CURLVERSION_NOW)->features & needed) != needed)
+		return CURLE_NOT_BUILT_IN;
 	multi = curl_multi_init();
 	if (multi == NULL)
-		return false;
+		return CURLE_OUT_OF_MEMORY;
 	(void) curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, on_socket);
 	(void) curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, on_timer);
 	(void) curl_multi_setopt(multi, CURLMOPT_PIPELINING, (long) CURLPIPE_NOTHING);
 	(void) curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, (long) max_kept_connections);
-	return true;
+	return CURLE_OK;
+}
+
+/* Memory may be there the next time. */
+static int
+errcode_of(CURLcode problem)
+{
+	return problem == CURLE_OUT_OF_MEMORY ? ERRCODE_OUT_OF_MEMORY : ERRCODE_FDW_ERROR;
 }
 
 static bool
 set_up_transfer(HttpTransfer *transfer, List *lines)
 {
 	transfer->easy = curl_easy_init();
-	return transfer->easy != NULL && set_transport(transfer) && set_limits(transfer) &&
-		set_message(transfer) && set_headers(transfer, lines);
+	if (transfer->easy == NULL)
+	{
+		transfer->problem = CURLE_OUT_OF_MEMORY;
+		return false;
+	}
+	if (!(set_transport(transfer) && set_limits(transfer) && set_message(transfer) && set_headers(transfer, lines)))
+		return false;
+	if (curl_multi_add_handle(multi, transfer->easy) == CURLM_OK)
+		return true;
+	transfer->problem = CURLE_OUT_OF_MEMORY;
+	return false;
 }
 
 static bool
 set_transport(HttpTransfer *transfer)
 {
-	CURL	   *easy = transfer->easy;
 	const HttpRequest *request = transfer->request;
 	const char *protocols = request->allow_http ? "https,http" : "https";
 
-	return !(curl_easy_setopt(easy, CURLOPT_URL, request->url) ||
-			 curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, protocols) ||
-			 curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_1_1) ||
-			 curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L) ||
-			 curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L) ||
-			 curl_easy_setopt(easy, CURLOPT_DISALLOW_USERNAME_IN_URL, 1L) ||
-			 curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L) ||
-			 curl_easy_setopt(easy, CURLOPT_PROXY, "") ||
-			 curl_easy_setopt(easy, CURLOPT_NETRC, (long) CURL_NETRC_IGNORED) ||
-			 curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, 1L) ||
-			 curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, 2L) ||
-			 (request->user && curl_easy_setopt(easy, CURLOPT_USERNAME, request->user)) ||
-			 (request->password && curl_easy_setopt(easy, CURLOPT_PASSWORD, request->password)) ||
-			 (request->sslrootcert && curl_easy_setopt(easy, CURLOPT_CAINFO, request->sslrootcert)) ||
-			 (request->sslcert && curl_easy_setopt(easy, CURLOPT_SSLCERT, request->sslcert)) ||
-			 (request->sslkey && curl_easy_setopt(easy, CURLOPT_SSLKEY, request->sslkey)) ||
-			 curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket) ||
-			 curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, transfer) ||
-			 curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, request->repeatable ? 0L : 1L) ||
-			 curl_easy_setopt(easy, CURLOPT_MAXLIFETIME_CONN, MAX_CONNECTION_AGE_S));
+	return !(SET(transfer, CURLOPT_URL, request->url) ||
+			 SET(transfer, CURLOPT_PROTOCOLS_STR, protocols) ||
+			 SET(transfer, CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_1_1) ||
+			 SET(transfer, CURLOPT_NOSIGNAL, 1L) ||
+			 SET(transfer, CURLOPT_QUICK_EXIT, 1L) ||
+			 SET(transfer, CURLOPT_DISALLOW_USERNAME_IN_URL, 1L) ||
+			 SET(transfer, CURLOPT_FOLLOWLOCATION, 0L) ||
+			 SET(transfer, CURLOPT_PROXY, "") ||
+			 SET(transfer, CURLOPT_NETRC, (long) CURL_NETRC_IGNORED) ||
+			 SET(transfer, CURLOPT_SSL_VERIFYPEER, 1L) ||
+			 SET(transfer, CURLOPT_SSL_VERIFYHOST, 2L) ||
+			 (request->user && SET(transfer, CURLOPT_USERNAME, request->user)) ||
+			 (request->password && SET(transfer, CURLOPT_PASSWORD, request->password)) ||
+			 (request->sslrootcert && SET(transfer, CURLOPT_CAINFO, request->sslrootcert)) ||
+			 (request->sslcert && SET(transfer, CURLOPT_SSLCERT, request->sslcert)) ||
+			 (request->sslkey && SET(transfer, CURLOPT_SSLKEY, request->sslkey)) ||
+			 SET(transfer, CURLOPT_OPENSOCKETFUNCTION, open_socket) ||
+			 SET(transfer, CURLOPT_OPENSOCKETDATA, transfer) ||
+			 SET(transfer, CURLOPT_FRESH_CONNECT, request->repeatable ? 0L : 1L) ||
+			 SET(transfer, CURLOPT_MAXLIFETIME_CONN, MAX_CONNECTION_AGE_S));
 }
 
 static bool
 set_limits(HttpTransfer *transfer)
 {
-	CURL	   *easy = transfer->easy;
 	const HttpRequest *request = transfer->request;
 
-	return !(curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, (long) request->timeout_ms) ||
-			 curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long) request->connect_timeout_ms) ||
-			 curl_easy_setopt(easy, CURLOPT_ACCEPT_ENCODING, "gzip") ||
-			 curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body) ||
-			 curl_easy_setopt(easy, CURLOPT_WRITEDATA, transfer) ||
-			 curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header) ||
-			 curl_easy_setopt(easy, CURLOPT_HEADERDATA, transfer) ||
-			 curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, transfer->response.error) ||
-			 curl_easy_setopt(easy, CURLOPT_PRIVATE, transfer));
+	return !(SET(transfer, CURLOPT_TIMEOUT_MS, (long) request->timeout_ms) ||
+			 SET(transfer, CURLOPT_CONNECTTIMEOUT_MS, (long) request->connect_timeout_ms) ||
+			 SET(transfer, CURLOPT_ACCEPT_ENCODING, "gzip") ||
+			 SET(transfer, CURLOPT_WRITEFUNCTION, on_body) ||
+			 SET(transfer, CURLOPT_WRITEDATA, transfer) ||
+			 SET(transfer, CURLOPT_HEADERFUNCTION, on_header) ||
+			 SET(transfer, CURLOPT_HEADERDATA, transfer) ||
+			 SET(transfer, CURLOPT_ERRORBUFFER, transfer->response.error) ||
+			 SET(transfer, CURLOPT_PRIVATE, transfer));
 }
 
 static bool
 set_message(HttpTransfer *transfer)
 {
-	CURL	   *easy = transfer->easy;
 	const HttpRequest *request = transfer->request;
 
 	StaticAssertStmt(HTTP_ERROR_SIZE >= CURL_ERROR_SIZE, "error buffer is too small for libcurl");
 	if (strcmp(request->method, "HEAD") == 0)
-		return curl_easy_setopt(easy, CURLOPT_NOBODY, 1L) == CURLE_OK;
+		return SET(transfer, CURLOPT_NOBODY, 1L) == CURLE_OK;
 	if (request->body &&
-		(curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) request->body_size) ||
-		 curl_easy_setopt(easy, CURLOPT_POSTFIELDS, request->body)))
+		(SET(transfer, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) request->body_size) ||
+		 SET(transfer, CURLOPT_POSTFIELDS, request->body)))
 		return false;
-	return curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, request->method) == CURLE_OK;
+	return SET(transfer, CURLOPT_CUSTOMREQUEST, request->method) == CURLE_OK;
 }
 
 /*
@@ -349,10 +373,13 @@ set_headers(HttpTransfer *transfer, List *lines)
 		struct curl_slist *longer = curl_slist_append(transfer->headers, lfirst(cell));
 
 		if (longer == NULL)
+		{
+			transfer->problem = CURLE_OUT_OF_MEMORY;
 			return false;
+		}
 		transfer->headers = longer;
 	}
-	return curl_easy_setopt(transfer->easy, CURLOPT_HTTPHEADER, transfer->headers) == CURLE_OK;
+	return SET(transfer, CURLOPT_HTTPHEADER, transfer->headers) == CURLE_OK;
 }
 
 /* ---- going on ---- */
