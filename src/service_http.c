@@ -53,6 +53,13 @@
 #define MAX_HEADER_BYTES		(64 * 1024)
 #define MAX_CONNECTION_AGE_S	300L
 
+/*
+ * With authorities of its own a service has no others, but libcurl may have been
+ * built to look into the system's folder as well.  This one is in each data
+ * directory, and has none: its names are numbers.
+ */
+#define NO_CERTIFICATES			"pg_tblspc"
+
 /* Sets an option, and keeps what is wrong with it. */
 #define SET(transfer, option, value) \
 	((transfer)->problem = curl_easy_setopt((transfer)->easy, option, value))
@@ -304,6 +311,7 @@ set_transport(HttpTransfer *transfer)
 			 (request->user && SET(transfer, CURLOPT_USERNAME, request->user)) ||
 			 (request->password && SET(transfer, CURLOPT_PASSWORD, request->password)) ||
 			 (request->sslrootcert && SET(transfer, CURLOPT_CAINFO, request->sslrootcert)) ||
+			 (request->sslrootcert && SET(transfer, CURLOPT_CAPATH, NO_CERTIFICATES) && transfer->problem != CURLE_NOT_BUILT_IN) ||
 			 (request->sslcert && SET(transfer, CURLOPT_SSLCERT, request->sslcert)) ||
 			 (request->sslkey && SET(transfer, CURLOPT_SSLKEY, request->sslkey)) ||
 			 SET(transfer, CURLOPT_OPENSOCKETFUNCTION, open_socket) ||
