@@ -42,7 +42,7 @@ static bool warned = false;
 
 static Statement identity_statement = {
 	.sql = "SELECT EXISTS (SELECT FROM cqrs.identity i, pg_control_system() s"
-	" WHERE i.system_identifier = s.system_identifier AND i.database ="
+	" WHERE i.system_identifier = s.system_identifier AND i.installation = i.tableoid::bigint AND i.database ="
 	" (SELECT oid::bigint FROM pg_database WHERE datname = current_database()))"
 	" AND NOT EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = 'cqrs.journal'::regclass)"
 };

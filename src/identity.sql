@@ -2,7 +2,8 @@
 CREATE TABLE cqrs.identity (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     system_identifier bigint NOT NULL,
-    database bigint NOT NULL
+    database bigint NOT NULL,
+    installation bigint NOT NULL    -- OID of this table, which another one has after a restore into the same database
 );
 SELECT pg_catalog.pg_extension_config_dump('cqrs.identity', '');
 COMMENT ON TABLE cqrs.identity IS 'The server and database that the journal was written in.';
@@ -29,8 +30,8 @@ CREATE FUNCTION cqrs.record_identity() RETURNS void
     AS $$
 BEGIN
     DELETE FROM cqrs.identity;
-    INSERT INTO cqrs.identity (system_identifier, database)
-    SELECT s.system_identifier, d.oid::bigint
+    INSERT INTO cqrs.identity (system_identifier, database, installation)
+    SELECT s.system_identifier, d.oid::bigint, 'cqrs.identity'::regclass::oid::bigint
     FROM pg_control_system() s, pg_database d
     WHERE d.datname = current_database();
     PERFORM cqrs.identity_changed();
