@@ -247,7 +247,7 @@ SELECT sum((cqrs.state('command.Sum', 'many-' || n) ->> 'sum')::int) FROM genera
 BEGIN;
 SET LOCAL cqrs.max_entity_locks = 5;
 SELECT count(*), sum(version) FROM generate_series(1, 50) n, cqrs.send('command.Sum', 'many-' || n, 'Add', '{"by": 1}');
-SELECT count(*) AS locks FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid();
+SELECT count(*) AS locks FROM pg_locks WHERE locktype = 'advisory' AND objsubid = x'4351'::int AND pid = pg_backend_pid();
 COMMIT;
 SELECT version FROM cqrs.send('command.Sum', 'many-50', 'Get');
 
@@ -256,11 +256,11 @@ BEGIN;
 SET LOCAL cqrs.max_entity_locks = 3;
 SAVEPOINT s;
 SELECT count(*) FROM generate_series(1, 3) n, cqrs.send('command.Sum', 'many-' || n, 'Add', '{"by": 1}');
-SELECT count(*) AS locks FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid();
+SELECT count(*) AS locks FROM pg_locks WHERE locktype = 'advisory' AND objsubid = x'4351'::int AND pid = pg_backend_pid();
 ROLLBACK TO s;
-SELECT count(*) AS locks FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid();
+SELECT count(*) AS locks FROM pg_locks WHERE locktype = 'advisory' AND objsubid = x'4351'::int AND pid = pg_backend_pid();
 SELECT count(*) FROM generate_series(4, 7) n, cqrs.send('command.Sum', 'many-' || n, 'Add', '{"by": 1}');
-SELECT count(*) AS locks FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid();
+SELECT count(*) AS locks FROM pg_locks WHERE locktype = 'advisory' AND objsubid = x'4351'::int AND pid = pg_backend_pid();
 ROLLBACK;
 
 -- Within an entity time does not go back, whatever the clock does.
