@@ -42,8 +42,10 @@ class Processor:
     """The CPU time of the server's processes, from /proc."""
 
     def __init__(self):
-        folder = psql('postgres', 'SHOW data_directory')
+        folder, backend = psql('postgres', "SELECT current_setting('data_directory'), pg_backend_pid()").split('|')
         self.postmaster = Path(folder, 'postmaster.pid').read_text().split()[0]
+        while backend in self.children():
+            time.sleep(0.01)
         self.idle = len(self.children())
 
     def children(self):
