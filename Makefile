@@ -6,7 +6,7 @@ EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).
 # the install script) and sql/NAME.sql (its test); not every concept has all.
 BASE     = schema settings shmem catalog duration role statement registry \
            worker worker_bar worker_launcher worker_process worker_error
-WRITE    = slice standby position_prepared position_stored position entity_lock new_event journal_table journal \
+WRITE    = slice standby position_prepared position_stored position entity_lock last_event new_event journal_table journal \
            identity position_worker journal_read handler effect entity_registry entity receipt \
            command_log journal_append snapshot state_cache fold state command
 READ     = projection_registry projection_progress projection_settings \

@@ -26,6 +26,13 @@
 #define cqrs_index_beginscan(heap, index, snapshot, keys) index_beginscan((heap), (index), (snapshot), (keys), 0)
 #endif
 
+/* Does this backend hold the lock in that mode? */
+#if PG_VERSION_NUM >= 170000
+#define cqrs_lock_held_by_me(tag, mode)	LockHeldByMe((tag), (mode), false)
+#else
+#define cqrs_lock_held_by_me(tag, mode)	LockHeldByMe((tag), (mode))
+#endif
+
 /* The index of a primary key. */
 #if PG_VERSION_NUM >= 180000
 #define cqrs_primary_key_index(table)	RelationGetPrimaryKeyIndex((table), false)

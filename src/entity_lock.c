@@ -28,11 +28,12 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
+#include "compat.h"
 #include "entity_lock.h"
 #include "settings.h"
 
 #define LOCKTAG_ENTITY	0x4351	/* field4 of the tag; PostgreSQL uses 1 and 2 */
-#define LOCKTAG_UNLOCKED	0x4353	/* the lock of those who hold too many */
+#define LOCKTAG_UNLOCKED	0x4354	/* the lock of those who hold too many */
 
 static RunningHandler *innermost = NULL;
 static int	locks_taken = 0;	/* by this transaction, rolled back parts
@@ -42,6 +43,7 @@ static int	levels = 0;			/* size of that array */
 
 static void on_transaction_end(XactEvent event, void *arg);
 static void on_subtransaction_end(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg);
+static LOCKTAG lock_tag(const EntityKey *key);
 static void lock_unlocked(LOCKMODE mode);
 static void make_room_for_level(int level);
 static void refuse_running(const EntityKey *key);
@@ -68,16 +70,15 @@ cqrs_entity_lock_acquire(const EntityKey *key)
 		.previous = error_context_stack
 	};
 	int			level = GetCurrentTransactionNestLevel();
-	LOCKTAG		tag;
+	LOCKTAG		tag = lock_tag(key);
 
 	refuse_running(key);
-	if (locks_taken >= cqrs_max_entity_locks)
+	if (locks_taken >= cqrs_max_entity_locks && !cqrs_entity_lock_is_held(key))
 	{
 		lock_unlocked(RowExclusiveLock);
 		return false;
 	}
 	make_room_for_level(level);
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (key->hash >> 32), (uint32) key->hash, LOCKTAG_ENTITY);
 	error_context_stack = &context;
 	if (LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK)
 	{
@@ -88,11 +89,28 @@ cqrs_entity_lock_acquire(const EntityKey *key)
 	return true;
 }
 
+bool
+cqrs_entity_lock_is_held(const EntityKey *key)
+{
+	LOCKTAG		tag = lock_tag(key);
+
+	return cqrs_lock_held_by_me(&tag, ExclusiveLock);
+}
+
 /* Waits until nobody writes to any entity without its lock; nor does anybody, before we end. */
 void
 cqrs_entity_lock_exclude_unlocked(void)
 {
 	lock_unlocked(ShareLock);
+}
+
+static LOCKTAG
+lock_tag(const EntityKey *key)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (key->hash >> 32), (uint32) key->hash, LOCKTAG_ENTITY);
+	return tag;
 }
 
 static void

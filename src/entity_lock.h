@@ -27,6 +27,7 @@ typedef struct RunningHandler
 extern void cqrs_entity_lock_init(void);
 
 extern bool cqrs_entity_lock_acquire(const EntityKey *key);
+extern bool cqrs_entity_lock_is_held(const EntityKey *key);
 extern void cqrs_entity_lock_exclude_unlocked(void);
 extern void cqrs_entity_lock_begin_handler(RunningHandler *running, RunningKind kind, const EntityKey *entity);
 extern void cqrs_entity_lock_end_handler(const RunningHandler *running);

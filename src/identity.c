@@ -115,11 +115,12 @@ cqrs_is_held(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(cqrs_identity_held());
 }
 
-/* The SQL around it holds the lock that keeps writers out. */
+/* The SQL around it holds the lock that keeps writers out; rows may have come by hand. */
 PG_FUNCTION_INFO_V1(cqrs_raise_position);
 Datum
 cqrs_raise_position(PG_FUNCTION_ARGS)
 {
+	cqrs_last_event_forget_all();
 	PG_RETURN_INT64(cqrs_position_raise_sequence());
 }
 

@@ -5,7 +5,8 @@
  * A writer of an entity goes through
  *
  *	begin_write		wait for the entity's lock, then take a snapshot that sees
- *					what the last holder committed, then read the last event
+ *					what the last holder committed, then read the last event,
+ *					unless it is known (last_event.c)
  *	check_version	is it the version that the caller expects?
  *	check_unchanged	under REPEATABLE READ and SERIALIZABLE: is it the version
  *					that the caller's transaction sees?
@@ -27,8 +28,10 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -45,6 +48,7 @@
 #include "journal.h"
 #include "new_event.h"
 #include "position.h"
+#include "settings.h"
 #include "statement.h"
 
 static Statement last_statement = {
@@ -70,7 +74,11 @@ static Statement insert_many_statement = {
 /* The scope of the innermost insert that is under way */
 static const RoleScope *insert_scope = NULL;
 
+/* A statement of retention.c is under way */
+static bool changing = false;
+
 static void refuse_row_security(Relation journal);
+static void note_last(Relation journal, const EntityKey *key, const Event *event);
 static void read_last_by_statement(const EntityKey *key, LastEvent *last);
 static void insert_by_statement(const EntityKey *key, const RoleScope *scope, const Event *events, int count);
 static uint64 insert_one(const EntityKey *key, const Event *event);
@@ -141,19 +149,23 @@ cqrs_journal_begin_write(const EntityKey *key, const RoleScope *scope, LastEvent
 	Relation	journal;
 	RoleScope	own;
 
-	(void) cqrs_entity_lock_acquire(key);
+	bool		locked = cqrs_entity_lock_acquire(key);
+
 	/* This lock comes before positions are drawn: cqrs.adopt() waits for it. */
 	journal = table_open(cqrs_journal_relid(), RowExclusiveLock);
 	refuse_row_security(journal);
 	/* Events appended before in this transaction count. */
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetLatestSnapshot());
-	cqrs_role_enter_own(&own, scope, journal->rd_rel->relowner);
-	if (cqrs_journal_table_allows(journal, JOURNAL_READ))
-		cqrs_journal_table_read_last(journal, JOURNAL_WRITE, key, last);
-	else
-		read_last_by_statement(key, last);
-	cqrs_role_leave(&own);
+	if (!(locked && cqrs_last_event_find(cqrs_journal_table_guard(journal), key, last)))
+	{
+		cqrs_role_enter_own(&own, scope, journal->rd_rel->relowner);
+		if (cqrs_journal_table_allows(journal, JOURNAL_READ))
+			cqrs_journal_table_read_last(journal, JOURNAL_WRITE, key, last);
+		else
+			read_last_by_statement(key, last);
+		cqrs_role_leave(&own);
+	}
 	table_close(journal, NoLock);
 }
 
@@ -284,6 +296,7 @@ cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const Event *e
 	bool		allowed = cqrs_journal_table_allows(journal, JOURNAL_WRITE);
 	RoleScope	own;
 
+	note_last(journal, key, &events[count - 1]);
 	cqrs_role_enter_own(&own, scope, journal->rd_rel->relowner);
 	PG_TRY();
 	{
@@ -302,6 +315,19 @@ cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const Event *e
 	}
 	PG_END_TRY();
 	cqrs_role_leave(&own);
+}
+
+static void
+note_last(Relation journal, const EntityKey *key, const Event *event)
+{
+	LastEvent	last = {
+		.version = event->version,
+		.position = event->position,
+		.created_at = event->created_at,
+		.forgotten = cqrs_journal_table_is_type(event->event_type, CQRS_FORGOTTEN)
+	};
+
+	cqrs_last_event_will_be(cqrs_journal_table_guard(journal), key, cqrs_entity_lock_is_held(key) ? &last : NULL);
 }
 
 /* Whose rows a trigger on the journal sees: ours, or a restore's. */
@@ -344,6 +370,54 @@ read_last_by_statement(const EntityKey *key, LastEvent *last)
 		last->forgotten = DatumGetBool(cqrs_statement_column(0, 4, NULL));
 	}
 	SPI_finish();
+}
+
+/*
+ * Refuses every change but those of retention.c, and by hand.  Who makes one by hand keeps
+ * writers out: what is known of entities' last events is not, from then on.
+ */
+PG_FUNCTION_INFO_V1(cqrs_guard_journal);
+Datum
+cqrs_guard_journal(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("cqrs.guard_journal() can be called by a trigger only")));
+	if (changing)
+		return PointerGetDatum(NULL);
+	if (!cqrs_allow_journal_changes)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("%s of cqrs.journal is refused: it is append-only",
+						TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ? "UPDATE" :
+						TRIGGER_FIRED_BY_DELETE(trigger->tg_event) ? "DELETE" : "TRUNCATE"),
+				 errhint("For a repair by hand, a superuser can SET cqrs.allow_journal_changes = on.")));
+	LockRelationOid(RelationGetRelid(trigger->tg_relation), ShareRowExclusiveLock);
+	cqrs_last_event_forget_all();
+	return PointerGetDatum(NULL);
+}
+
+/* Runs a statement of retention.c, which the guard lets pass. */
+uint64
+cqrs_journal_change(Statement *statement, Datum *values)
+{
+	bool		outer = changing;
+	volatile uint64 rows = 0;
+
+	changing = true;
+	PG_TRY();
+	{
+		rows = cqrs_statement_write(statement, values, NULL);
+	}
+	PG_FINALLY();
+	{
+		changing = outer;
+	}
+	PG_END_TRY();
+	return rows;
 }
 
 /* A completed event as a cqrs.event, as handlers and triggers see it. */
@@ -450,8 +524,8 @@ explain_unique_violation(const EntityKey *key, const ErrorData *error)
 				 errmsg("could not serialize access due to concurrent append"),
 				 errdetail("Another transaction has appended to entity \"%s\" of type \"%s\" meanwhile.",
 						   text_to_cstring(key->entity_id), text_to_cstring(key->entity_type)),
-				 errhint("Repeat the transaction.  It holds more than cqrs.max_entity_locks entities, "
-						 "so it cannot wait for others.")));
+				 errhint("Repeat the transaction.  Who has written to more than cqrs.max_entity_locks entities "
+						 "does not wait, nor is waited for.")));
 	}
 	if (strcmp(error->constraint_name, "journal_position_key") == 0)
 	{

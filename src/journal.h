@@ -30,6 +30,9 @@ extern void cqrs_journal_complete(const LastEvent *last, Event *events, int coun
 extern void cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const Event *events, int count);
 extern void cqrs_journal_end_write(void);
 
+struct Statement;
+extern uint64 cqrs_journal_change(struct Statement *statement, Datum *values);
+
 /* Called by triggers on the journal; NULL where it is not us who inserts. */
 extern const RoleScope *cqrs_journal_insert_scope(void);
 

@@ -14,19 +14,10 @@ COMMENT ON TYPE cqrs.event IS
     'An event as it is stored, and as handlers get it: position is its place in the global order, version its place in its entity (1, 2, 3, without holes).';
 
 CREATE FUNCTION cqrs.guard_journal() RETURNS trigger
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-    AS $$
-BEGIN
-    IF current_setting('cqrs.allow_journal_changes')::boolean THEN
-        RETURN NULL;
-    END IF;
-    RAISE EXCEPTION '% of cqrs.journal is refused: it is append-only', TG_OP
-        USING ERRCODE = 'object_not_in_prerequisite_state',
-              HINT = 'For a repair by hand, a superuser can SET cqrs.allow_journal_changes = on.';
-END
-$$;
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'cqrs_guard_journal';
 COMMENT ON FUNCTION cqrs.guard_journal() IS
-    'Trigger function: refuses UPDATE, DELETE and TRUNCATE (SQLSTATE 55000) unless cqrs.allow_journal_changes is on.';
+    'Trigger function: refuses UPDATE, DELETE and TRUNCATE (SQLSTATE 55000) unless cqrs.allow_journal_changes is on; then it keeps all writers out until the transaction ends.';
 
 -- Not a member of the extension, so that pg_dump carries it whole and DROP EXTENSION cannot destroy it.
 CREATE FUNCTION cqrs.create_journal() RETURNS void

@@ -45,21 +45,6 @@
 #define ROWS_AT_ONCE	64
 #define BYTES_AT_ONCE	(256 * 1024)
 
-/*
- * A version that an entity of that hash had: where to look for its last one.
- * It is a hint: one that is wrong, because of a rollback or of another entity
- * with the same hash, costs a second look and nothing else.
- */
-typedef struct SeenVersion
-{
-	uint64		hash;
-	int64		version;
-} SeenVersion;
-
-#define SEEN_VERSIONS	16384	/* 256 kB, as far as they are used */
-
-static SeenVersion seen_versions[SEEN_VERSIONS];
-
 /* What rows are written into. */
 typedef struct JournalTarget
 {
@@ -75,6 +60,7 @@ static struct
 	Oid			relid;
 	bool		readable;
 	bool		insertable;
+	Oid			guard;			/* trigger */
 	Oid			by_entity;		/* indexes */
 	Oid			by_position;
 }			known;
@@ -86,9 +72,9 @@ static void describe(Relation journal);
 static Oid	find_index(Relation journal, const AttrNumber *columns, int count);
 static bool has_columns(Relation index, const AttrNumber *columns, int count);
 static bool runs_functions(Relation journal);
+static Oid	find_guard(Relation journal);
 static void begin_scan(JournalScan *scan, Relation journal, Oid index);
 static void add_key(JournalScan *scan, AttrNumber column, StrategyNumber strategy, RegProcedure function, Datum value);
-static SeenVersion *seen_version(const EntityKey *key);
 static void find_last(Relation journal, JournalUse use, const EntityKey *key, int64 from_version, LastEvent *last);
 static void open_target(JournalTarget *target, Relation journal);
 static void close_target(JournalTarget *target);
@@ -122,35 +108,31 @@ cqrs_journal_table_allows(Relation journal, JournalUse use)
 	return use == JOURNAL_WRITE ? known.insertable : known.readable;
 }
 
+/* The trigger that tells of changes by hand; invalid where there is none, or where the executor is needed. */
+Oid
+cqrs_journal_table_guard(Relation journal)
+{
+	return cqrs_journal_table_allows(journal, JOURNAL_READ) ? known.guard : InvalidOid;
+}
+
 void
 cqrs_journal_table_close(Relation journal)
 {
 	table_close(journal, NoLock);
 }
 
-/*
- * The search begins at a version that the entity had when it was used last,
- * which saves looking at all its entries before.
- */
+/* The search begins at a version that the entity had lately, which saves looking at all its entries before. */
 void
 cqrs_journal_table_read_last(Relation journal, JournalUse use, const EntityKey *key, LastEvent *last)
 {
-	SeenVersion *seen = seen_version(key);
+	int64		hint = cqrs_last_event_hint(known.guard, key);
 
-	find_last(journal, use, key, seen->hash == key->hash ? seen->version : 0, last);
-	/* It was in a transaction that was rolled back. */
-	if (last->version == 0 && seen->hash == key->hash && seen->version > 0)
+	find_last(journal, use, key, hint, last);
+	/* It was in a transaction that was rolled back, or is not seen yet. */
+	if (last->version == 0 && hint > 0)
 		find_last(journal, use, key, 0, last);
-	*seen = (SeenVersion)
-	{
-		key->hash, last->version
-	};
-}
-
-static SeenVersion *
-seen_version(const EntityKey *key)
-{
-	return &seen_versions[key->hash % SEEN_VERSIONS];
+	if (last->version != hint)
+		cqrs_last_event_remember_hint(known.guard, key, last->version);
 }
 
 static void
@@ -250,8 +232,6 @@ cqrs_journal_table_insert(Relation journal, const EntityKey *key, const Event *e
 	for (int i = 0; i < slot_count; i++)
 		ExecDropSingleTupleTableSlot(slots[i]);
 	close_target(&target);
-	seen_version(key)->hash = key->hash;
-	seen_version(key)->version = events[count - 1].version;
 	CommandCounterIncrement();
 }
 
@@ -317,6 +297,7 @@ describe(Relation journal)
 		!(desc->constr && (desc->constr->has_generated_stored || desc->constr->num_check > 0)) &&
 		!TupleDescAttr(desc, EVENT_METADATA - 1)->attnotnull &&
 		!runs_functions(journal);
+	known.guard = find_guard(journal);
 	if (!became_stale)
 		known.relid = RelationGetRelid(journal);
 }
@@ -378,6 +359,21 @@ runs_functions(Relation journal)
 	}
 	list_free(indexes);
 	return found;
+}
+
+static Oid
+find_guard(Relation journal)
+{
+	TriggerDesc *triggers = journal->trigdesc;
+
+	for (int i = 0; triggers && i < triggers->numtriggers; i++)
+	{
+		const		Trigger *trigger = &triggers->triggers[i];
+
+		if (strcmp(trigger->tgname, "guard_journal") == 0 && trigger->tgenabled != TRIGGER_DISABLED)
+			return trigger->tgoid;
+	}
+	return InvalidOid;
 }
 
 static void

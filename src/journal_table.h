@@ -7,12 +7,11 @@
 
 #include "access/genam.h"
 #include "access/skey.h"
-#include "datatype/timestamp.h"
 #include "executor/tuptable.h"
 #include "utils/jsonb.h"
 #include "utils/relcache.h"
 
-#include "slice.h"
+#include "last_event.h"
 
 /*
  * Events of our own (retention.c).  No handler of an entity type sees them, and
@@ -21,15 +20,6 @@
 #define CQRS_FORGOTTEN	"$forgotten"	/* all events before it are gone */
 #define CQRS_SNAPSHOT	"$snapshot" /* stands for itself and all before it */
 #define CQRS_DELETED	"$deleted"	/* says that there is a $snapshot */
-
-/* The last event of an entity; version 0 where there is none. */
-typedef struct LastEvent
-{
-	int64		version;
-	int64		position;
-	TimestampTz created_at;
-	bool		forgotten;		/* it is a tombstone: there is no entity */
-} LastEvent;
 
 /* A row to be written; the entity's key stands beside it. */
 typedef struct Event
@@ -75,6 +65,7 @@ typedef struct JournalScan
 extern void cqrs_journal_table_init(void);
 extern Relation cqrs_journal_table_open(Oid relid);
 extern bool cqrs_journal_table_allows(Relation journal, JournalUse use);
+extern Oid	cqrs_journal_table_guard(Relation journal);
 extern void cqrs_journal_table_close(Relation journal);
 
 extern void cqrs_journal_table_read_last(Relation journal, JournalUse use, const EntityKey *key, LastEvent *last);

@@ -13,6 +13,7 @@
 #include "entity_registry.h"
 #include "identity.h"
 #include "journal_table.h"
+#include "last_event.h"
 #include "outbox_reply_worker.h"
 #include "outbox_worker.h"
 #include "position.h"
@@ -55,6 +56,7 @@ _PG_init(void)
 	cqrs_position_prepared_init();
 	cqrs_position_init();
 	cqrs_entity_lock_init();
+	cqrs_last_event_init();
 	cqrs_journal_table_init();
 	cqrs_identity_init();
 	cqrs_entity_registry_init();

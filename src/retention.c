@@ -42,7 +42,6 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
-#include "utils/guc.h"
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
@@ -393,14 +392,9 @@ change_journal(const Deletion *deletion, Statement *statement, Datum *values)
 {
 	RoleScope	journal;
 	uint64		rows;
-	int			nest_level;
 
 	cqrs_role_enter_own(&journal, &deletion->scope, cqrs_catalog_relation_owner(cqrs_journal_relid()));
-	nest_level = NewGUCNestLevel();
-	(void) set_config_option("cqrs.allow_journal_changes", "on", PGC_SUSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-	rows = cqrs_statement_write(statement, values, NULL);
-	AtEOXact_GUC(false, nest_level);
+	rows = cqrs_journal_change(statement, values);
 	cqrs_role_leave(&journal);
 	return rows;
 }

@@ -1,0 +1,172 @@
+-- What is known of the last events of entities saves looking for them, and is never wrong.
+\set VERBOSITY terse
+CREATE TYPE looked AS (version bigint, look_ups bigint);
+-- Appends, and counts how often an entity was looked for in the index.
+CREATE FUNCTION append(entity_id text, expected bigint DEFAULT NULL, entity_type text DEFAULT 'Last') RETURNS looked LANGUAGE plpgsql AS $$
+DECLARE
+    result looked;
+BEGIN
+    result.look_ups := -pg_stat_get_xact_numscans('cqrs.journal_pkey'::regclass);
+    result.version := (cqrs.append(entity_type, entity_id, ARRAY[cqrs.new_event('Counted', '{}')], expected)).version;
+    result.look_ups := result.look_ups + pg_stat_get_xact_numscans('cqrs.journal_pkey'::regclass);
+    RETURN result;
+END
+$$;
+SELECT cqrs.create_journal();
+
+-- The first writer looks, the next one knows, in another backend as well.
+SELECT * FROM append('a', 0);
+SELECT * FROM append('a');
+SELECT * FROM append('a', 2);
+\c
+SELECT * FROM append('a', 3);
+SELECT * FROM append('a', -4);
+SELECT * FROM append('a', 4);
+SELECT * FROM append('a', 0);
+SELECT * FROM append('a', 5);
+
+-- What is rolled back was never known, be it a part of the transaction.
+BEGIN;
+SELECT * FROM append('a');
+SELECT * FROM append('a');
+ROLLBACK;
+SELECT * FROM append('a');
+SELECT * FROM append('a');
+BEGIN;
+SELECT * FROM append('a');
+SAVEPOINT part;
+SELECT * FROM append('a');
+SELECT * FROM append('b');
+ROLLBACK TO part;
+SELECT * FROM append('a');
+SAVEPOINT part;
+SELECT * FROM append('a');
+SAVEPOINT inner_part;
+SELECT * FROM append('a');
+RELEASE inner_part;
+ROLLBACK TO part;
+SELECT * FROM append('a');
+RELEASE part;
+SELECT * FROM append('b');
+COMMIT;
+SELECT * FROM append('a');
+SELECT * FROM append('b');
+SELECT string_agg(version::text, ' ' ORDER BY position) AS versions FROM cqrs.history('Last', 'a');
+
+-- What is prepared may come to nothing.
+BEGIN;
+SELECT * FROM append('a');
+PREPARE TRANSACTION 'last event';
+ROLLBACK PREPARED 'last event';
+SELECT * FROM append('a');
+BEGIN;
+SELECT * FROM append('a');
+PREPARE TRANSACTION 'last event';
+COMMIT PREPARED 'last event';
+SELECT * FROM append('a');
+
+-- Neither is kept: a long name, and what a transaction writes to more than a few entities.
+SELECT * FROM append(repeat('x', 77 - length('Last')));
+SELECT * FROM append(repeat('x', 77 - length('Last')));
+SELECT * FROM append(repeat('x', 78 - length('Last')));
+SELECT * FROM append(repeat('x', 78 - length('Last')));
+-- The same bytes are another entity where type and id are divided elsewhere.
+SELECT * FROM append('ab', entity_type => 'L');
+SELECT * FROM append('b', entity_type => 'La');
+SELECT * FROM append('ab', entity_type => 'L');
+SELECT max((append('many' || i)).version) FROM generate_series(1, 33) i;
+SELECT * FROM append('many1');
+SELECT * FROM append('many1');
+SELECT max((append('few' || i)).version) FROM generate_series(1, 32) i, generate_series(1, 2);
+SELECT * FROM append('few1');
+
+-- Who holds too many entities looks, and leaves nothing known of what it wrote.
+BEGIN;
+SET LOCAL cqrs.max_entity_locks = 1;
+SELECT * FROM append('many1');
+SELECT * FROM append('a');
+SELECT * FROM append('a');
+SELECT * FROM append('many1');
+COMMIT;
+SELECT * FROM append('a');
+SELECT * FROM append('a');
+
+-- A change by hand makes everything unknown, in the transaction that makes it as well.
+BEGIN;
+SELECT * FROM append('b');
+SET LOCAL cqrs.allow_journal_changes = on;
+DELETE FROM cqrs.journal WHERE entity_type = 'Last' AND entity_id = 'b' AND version >= 3;
+SELECT mode FROM pg_locks WHERE relation = 'cqrs.journal'::regclass AND pid = pg_backend_pid() AND mode LIKE 'Share%';
+SELECT * FROM append('b');
+COMMIT;
+SELECT * FROM append('b');
+SELECT * FROM append('b');
+SELECT * FROM append('a');
+-- Events that somebody puts into the journal by hand are found by the key.
+INSERT INTO cqrs.journal
+SELECT nextval('cqrs.journal_position_seq'), slice, entity_type, entity_id, version + 1, event_type, schema_version, data, metadata, created_at
+FROM cqrs.history('Last', 'b') ORDER BY version DESC LIMIT 1;
+SELECT * FROM append('b');
+\echo :LAST_ERROR_SQLSTATE
+SELECT * FROM append('b');
+-- Without its guard the journal is looked into always; with another one, nothing is known at first.
+BEGIN;
+ALTER TABLE cqrs.journal DISABLE TRIGGER guard_journal;
+SELECT * FROM append('b');
+SELECT * FROM append('b');
+ROLLBACK;
+BEGIN;
+DROP TRIGGER guard_journal ON cqrs.journal;
+DELETE FROM cqrs.journal WHERE entity_type = 'Last' AND entity_id = 'b' AND version > 5;
+CREATE TRIGGER guard_journal BEFORE UPDATE OR DELETE OR TRUNCATE ON cqrs.journal FOR EACH STATEMENT EXECUTE FUNCTION cqrs.guard_journal();
+ALTER TABLE cqrs.journal ENABLE ALWAYS TRIGGER guard_journal;
+COMMIT;
+SELECT * FROM append('b');
+SELECT * FROM append('b');
+
+-- Old snapshots compare with what they see.
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT version FROM append('b');
+SELECT version FROM append('b', 8);
+COMMIT;
+
+-- Time never goes back within an entity, though its last event was not read.
+BEGIN;
+SET LOCAL cqrs.allow_journal_changes = on;
+UPDATE cqrs.journal SET created_at = 'tomorrow' WHERE entity_type = 'Last' AND entity_id = 'b' AND version = 9;
+COMMIT;
+SELECT * FROM append('b');
+SELECT * FROM append('b');
+SELECT count(DISTINCT created_at) FROM cqrs.history('Last', 'b') WHERE version >= 9;
+
+-- A command goes by what is known, and by what is forgotten.
+CREATE FUNCTION count_up(state jsonb, command cqrs.command) RETURNS cqrs.effect LANGUAGE sql
+    RETURN cqrs.persist('Counted', '{}');
+CREATE FUNCTION counted(state jsonb, event cqrs.event) RETURNS jsonb LANGUAGE sql
+    RETURN jsonb_build_object('count', (state->>'count')::int + 1);
+REVOKE EXECUTE ON FUNCTION count_up(jsonb, cqrs.command) FROM PUBLIC;
+SELECT cqrs.create_entity('Last', '{"count": 0}');
+SELECT cqrs.on_command('Last', 'CountUp', 'count_up(jsonb, cqrs.command)');
+SELECT cqrs.on_event('Last', 'Counted', 'counted(jsonb, cqrs.event)');
+SELECT (cqrs.send('Last', 'a', 'CountUp', '{}')).version AS sent \gset
+SELECT (cqrs.state('Last', 'a')->>'count')::int - :sent AS difference;
+BEGIN;
+SELECT pg_stat_get_xact_numscans('cqrs.journal_pkey'::regclass) AS before \gset
+SELECT (cqrs.send('Last', 'a', 'CountUp', '{}')).version > 1 AS followed;
+SELECT pg_stat_get_xact_numscans('cqrs.journal_pkey'::regclass) - :before AS look_ups;
+COMMIT;
+SELECT cqrs.forget('Last', 'a') > 1 AS forgotten;
+SELECT cqrs.send('Last', 'a', 'CountUp', '{}');
+\echo :LAST_ERROR_SQLSTATE
+SELECT cqrs.alter_entity('Last', after_forget => 'follow');
+SELECT (cqrs.send('Last', 'a', 'CountUp', '{}')).version > :sent AS followed;
+SELECT version - lag(version) OVER (ORDER BY version) AS difference, event_type FROM cqrs.history('Last', 'a');
+SELECT cqrs.state('Last', 'a');
+
+-- No version is missing, none was given twice.
+SELECT entity_id FROM cqrs.journal WHERE entity_type = 'Last' AND entity_id <> 'a'
+GROUP BY entity_id HAVING count(*) <> max(version) OR min(version) <> 1;
+
+SELECT cqrs.drop_entity('Last');
+DROP FUNCTION count_up(jsonb, cqrs.command), counted(jsonb, cqrs.event), append(text, bigint, text);
+DROP TYPE looked;
