@@ -90,8 +90,8 @@ SELECT cqrs.is_held();
 SELECT cqrs.adopt() = cqrs.last_position() AS adopted;
 SELECT cqrs.is_held();
 -- Two identities there cannot be.
-INSERT INTO cqrs.identity VALUES (false, 1, 1, 1);
-INSERT INTO cqrs.identity VALUES (true, 1, 1, 1);
+INSERT INTO cqrs.identity VALUES (false, 1, 1, 1, true);
+INSERT INTO cqrs.identity VALUES (true, 1, 1, 1, true);
 
 -- A session that found the identity right is told by a message when it changes.
 SELECT cqrs.is_held();

@@ -25,6 +25,30 @@ SELECT * FROM append('a', 4);
 SELECT * FROM append('a', 0);
 SELECT * FROM append('a', 5);
 
+-- So is what nobody looked for, when it turns out to be there: the guard made anew makes all unknown.
+CREATE FUNCTION make_unknown() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    DROP TRIGGER guard_journal ON cqrs.journal;
+    CREATE TRIGGER guard_journal BEFORE UPDATE OR DELETE OR TRUNCATE ON cqrs.journal FOR EACH STATEMENT EXECUTE FUNCTION cqrs.guard_journal();
+    ALTER TABLE cqrs.journal ENABLE ALWAYS TRIGGER guard_journal;
+END
+$$;
+SELECT make_unknown();
+\set VERBOSITY default
+SELECT * FROM append('a', 0);
+\set VERBOSITY terse
+\echo :LAST_ERROR_SQLSTATE
+SELECT * FROM append('a', 0);
+SELECT * FROM append('a', 6);
+SELECT make_unknown();
+BEGIN;
+SAVEPOINT part;
+SELECT version FROM cqrs.append('Last', 'a', array_fill(cqrs.new_event('Counted', '{}'), '{100}'), 0);
+ROLLBACK TO part;
+SELECT * FROM append('a');
+COMMIT;
+SELECT has_first_events FROM cqrs.identity;
+
 -- What is rolled back was never known, be it a part of the transaction.
 BEGIN;
 SELECT * FROM append('a');
@@ -102,7 +126,14 @@ COMMIT;
 SELECT * FROM append('b');
 SELECT * FROM append('b');
 SELECT * FROM append('a');
+-- Nor is it assumed any more that who has no version 1 is new, until somebody has looked at all.
+SELECT has_first_events FROM cqrs.identity;
+SELECT * FROM append('c', 0);
+SELECT cqrs.adopt() > 0 AS adopted;
+SELECT has_first_events FROM cqrs.identity;
+SELECT * FROM append('d', 0);
 -- Events that somebody puts into the journal by hand are found by the key.
+SELECT * FROM append('b');
 INSERT INTO cqrs.journal
 SELECT nextval('cqrs.journal_position_seq'), slice, entity_type, entity_id, version + 1, event_type, schema_version, data, metadata, created_at
 FROM cqrs.history('Last', 'b') ORDER BY version DESC LIMIT 1;
@@ -156,6 +187,13 @@ SELECT (cqrs.send('Last', 'a', 'CountUp', '{}')).version > 1 AS followed;
 SELECT pg_stat_get_xact_numscans('cqrs.journal_pkey'::regclass) - :before AS look_ups;
 COMMIT;
 SELECT cqrs.forget('Last', 'a') > 1 AS forgotten;
+SELECT has_first_events FROM cqrs.identity;
+SELECT make_unknown();
+SELECT * FROM append('a', 0);
+\echo :LAST_ERROR_SQLSTATE
+SELECT * FROM append('e', 0);
+SELECT cqrs.adopt() > 0 AS adopted;
+SELECT has_first_events FROM cqrs.identity;
 SELECT cqrs.send('Last', 'a', 'CountUp', '{}');
 \echo :LAST_ERROR_SQLSTATE
 SELECT cqrs.alter_entity('Last', after_forget => 'follow');
@@ -168,5 +206,5 @@ SELECT entity_id FROM cqrs.journal WHERE entity_type = 'Last' AND entity_id <> '
 GROUP BY entity_id HAVING count(*) <> max(version) OR min(version) <> 1;
 
 SELECT cqrs.drop_entity('Last');
-DROP FUNCTION count_up(jsonb, cqrs.command), counted(jsonb, cqrs.event), append(text, bigint, text);
+DROP FUNCTION count_up(jsonb, cqrs.command), counted(jsonb, cqrs.event), append(text, bigint, text), make_unknown();
 DROP TYPE looked;

@@ -217,7 +217,7 @@ handle(Command *command, const RoleScope *scope, Receipt *receipt)
 
 		cqrs_journal_complete(&last, events, effect.count);
 		cqrs_state_apply(command->entity, key, scope, &state, events, effect.count);
-		cqrs_journal_insert(key, scope, events, effect.count);
+		cqrs_journal_insert(key, scope, &last, events, effect.count);
 		if (cqrs_snapshot_is_due(command->entity, &state, last.version))
 			cqrs_snapshot_save(command->entity, key, scope, &state);
 	}

@@ -13,6 +13,12 @@
  * So it is while the journal gets its rows by a subscription, wherever it was
  * made: they come in the order of commits, from writers whom nobody here knows.
  *
+ * The table also says whether each entity has its first event, as long as nobody
+ * has deleted any: then who appends to one that should be new need not look.
+ * Rows that come past us, by a subscription or a restore, may lack it.  They
+ * bring positions that the sequence here has not given, so nobody appends after
+ * them before cqrs.adopt(), which looks.
+ *
  * Once found to be right, the identity is right for as long as the session
  * lasts, unless the table is changed: that takes cqrs.adopt(), DROP EXTENSION
  * or a superuser, of whom the first two send a relcache message.  A change of
@@ -36,6 +42,7 @@
 #include "worker.h"
 
 static bool known_as_ours = false;
+static bool known_as_whole = false; /* only if it is ours */
 static uint32 messages = 0;		/* by which that may have changed */
 static Oid	identity_relid = InvalidOid;	/* that it was read from */
 static bool warned = false;
@@ -44,7 +51,12 @@ static Statement identity_statement = {
 	.sql = "SELECT EXISTS (SELECT FROM cqrs.identity i, pg_control_system() s"
 	" WHERE i.system_identifier = s.system_identifier AND i.installation = i.tableoid::bigint AND i.database ="
 	" (SELECT oid::bigint FROM pg_database WHERE datname = current_database()))"
-	" AND NOT EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = 'cqrs.journal'::regclass)"
+	" AND NOT EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = 'cqrs.journal'::regclass),"
+	" EXISTS (SELECT FROM cqrs.identity WHERE has_first_events)"
+};
+
+static Statement lose_statement = {
+	.sql = "UPDATE cqrs.identity SET has_first_events = false WHERE has_first_events"
 };
 
 static void on_relcache_message(Datum arg, Oid relid);
@@ -64,6 +76,7 @@ cqrs_identity_held(void)
 	uint32		before = messages;
 	RoleScope	scope;
 	bool		ours;
+	bool		whole;
 
 	if (known_as_ours)
 		return false;
@@ -75,11 +88,13 @@ cqrs_identity_held(void)
 	SPI_connect();
 	(void) cqrs_statement_read(&identity_statement, NULL, NULL, 0);
 	ours = DatumGetBool(cqrs_statement_column(0, 1, NULL));
+	whole = DatumGetBool(cqrs_statement_column(0, 2, NULL));
 	SPI_finish();
 	PopActiveSnapshot();
 	cqrs_role_leave(&scope);
 	/* What was committed after the snapshot is told by a message since. */
 	known_as_ours = ours && messages == before;
+	known_as_whole = known_as_ours && whole;
 	return !ours;
 }
 
@@ -106,6 +121,30 @@ cqrs_identity_warn_if_held(void)
 			 errmsg("the database is held: it was restored or copied from another one, or subscribes to it"),
 			 errdetail("Commands and appends work; the journal cannot be read in order."),
 			 errhint("When everything is loaded and the original is retired, run SELECT cqrs.adopt().")));
+}
+
+/*
+ * Is version 1 of each entity in the journal?  Then one without it is new, for who holds its
+ * lock and has heard all messages since.  So it is until events are deleted.
+ */
+bool
+cqrs_identity_has_first_events(void)
+{
+	return !cqrs_identity_held() && known_as_whole;
+}
+
+/* Called before an event is deleted, by who keeps writers of its entity out until the transaction ends. */
+void
+cqrs_identity_lose_first_events(void)
+{
+	RoleScope	scope;
+
+	cqrs_role_enter(&scope, cqrs_catalog_extension_owner());
+	SPI_connect();
+	if (cqrs_statement_write(&lose_statement, NULL, NULL) > 0)
+		CacheInvalidateRelcacheByRelid(cqrs_catalog_relation("identity"));
+	SPI_finish();
+	cqrs_role_leave(&scope);
 }
 
 PG_FUNCTION_INFO_V1(cqrs_is_held);

@@ -11,5 +11,7 @@ extern void cqrs_identity_init(void);
 extern bool cqrs_identity_held(void);
 extern void cqrs_identity_refuse_if_held(const char *what);
 extern void cqrs_identity_warn_if_held(void);
+extern bool cqrs_identity_has_first_events(void);
+extern void cqrs_identity_lose_first_events(void);
 
 #endif

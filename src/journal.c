@@ -6,7 +6,8 @@
  *
  *	begin_write		wait for the entity's lock, then take a snapshot that sees
  *					what the last holder committed, then read the last event,
- *					unless it is known (last_event.c)
+ *					unless it is known (last_event.c); begin_first_write
+ *					assumes that there is none, where insert would notice
  *	check_version	is it the version that the caller expects?
  *	check_unchanged	under REPEATABLE READ and SERIALIZABLE: is it the version
  *					that the caller's transaction sees?
@@ -28,13 +29,12 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
@@ -48,7 +48,6 @@
 #include "journal.h"
 #include "new_event.h"
 #include "position.h"
-#include "settings.h"
 #include "statement.h"
 
 static Statement last_statement = {
@@ -74,9 +73,9 @@ static Statement insert_many_statement = {
 /* The scope of the innermost insert that is under way */
 static const RoleScope *insert_scope = NULL;
 
-/* A statement of retention.c is under way */
-static bool changing = false;
-
+static void begin_write(const EntityKey *key, const RoleScope *scope, bool (*has_first_events) (void), LastEvent *last);
+static bool assume_new(Relation journal, const EntityKey *key, bool (*has_first_events) (void), LastEvent *last);
+static void look(Relation journal, const EntityKey *key, const RoleScope *scope, LastEvent *last);
 static void refuse_row_security(Relation journal);
 static void note_last(Relation journal, const EntityKey *key, const Event *event);
 static void read_last_by_statement(const EntityKey *key, LastEvent *last);
@@ -146,9 +145,25 @@ cqrs_journal_check_key(EntityKey *key, text *entity_type, text *entity_id)
 void
 cqrs_journal_begin_write(const EntityKey *key, const RoleScope *scope, LastEvent *last)
 {
-	Relation	journal;
-	RoleScope	own;
+	begin_write(key, scope, NULL, last);
+}
 
+/*
+ * For who expects the entity to be new: it is assumed to be if "has_first_events", asked when
+ * nobody else can write to it, says that otherwise it had a version 1.  Then the primary key
+ * tells who inserts.
+ */
+void
+cqrs_journal_begin_first_write(const EntityKey *key, const RoleScope *scope, bool (*has_first_events) (void),
+							   LastEvent *last)
+{
+	begin_write(key, scope, IsolationUsesXactSnapshot() ? NULL : has_first_events, last);
+}
+
+static void
+begin_write(const EntityKey *key, const RoleScope *scope, bool (*has_first_events) (void), LastEvent *last)
+{
+	Relation	journal;
 	bool		locked = cqrs_entity_lock_acquire(key);
 
 	/* This lock comes before positions are drawn: cqrs.adopt() waits for it. */
@@ -157,16 +172,41 @@ cqrs_journal_begin_write(const EntityKey *key, const RoleScope *scope, LastEvent
 	/* Events appended before in this transaction count. */
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetLatestSnapshot());
-	if (!(locked && cqrs_last_event_find(cqrs_journal_table_guard(journal), key, last)))
-	{
-		cqrs_role_enter_own(&own, scope, journal->rd_rel->relowner);
-		if (cqrs_journal_table_allows(journal, JOURNAL_READ))
-			cqrs_journal_table_read_last(journal, JOURNAL_WRITE, key, last);
-		else
-			read_last_by_statement(key, last);
-		cqrs_role_leave(&own);
-	}
+	if (!(locked && (cqrs_last_event_find(cqrs_journal_table_guard(journal), key, last) ||
+					 (has_first_events && assume_new(journal, key, has_first_events, last)))))
+		look(journal, key, scope, last);
 	table_close(journal, NoLock);
+}
+
+static bool
+assume_new(Relation journal, const EntityKey *key, bool (*has_first_events) (void), LastEvent *last)
+{
+	/*
+	 * Who deleted events held the entity's lock, and has told of it before he
+	 * let it go.
+	 */
+	AcceptInvalidationMessages();
+	if (!cqrs_journal_table_allows(journal, JOURNAL_WRITE) ||
+		cqrs_last_event_hint(cqrs_journal_table_guard(journal), key) > 0 || !has_first_events())
+		return false;
+	*last = (LastEvent)
+	{
+		.assumed = true
+	};
+	return true;
+}
+
+static void
+look(Relation journal, const EntityKey *key, const RoleScope *scope, LastEvent *last)
+{
+	RoleScope	own;
+
+	cqrs_role_enter_own(&own, scope, journal->rd_rel->relowner);
+	if (cqrs_journal_table_allows(journal, JOURNAL_READ))
+		cqrs_journal_table_read_last(journal, JOURNAL_WRITE, key, last);
+	else
+		read_last_by_statement(key, last);
+	cqrs_role_leave(&own);
 }
 
 /* For who reads all events, and would pass over those that are hidden from him. */
@@ -289,9 +329,11 @@ cqrs_journal_complete(const LastEvent *last, Event *events, int count)
 
 /* Writes completed events; triggers that there are fire once for all of them. */
 void
-cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const Event *events, int count)
+cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const LastEvent *last,
+					const Event *events, int count)
 {
 	MemoryContext context = CurrentMemoryContext;
+	LastEvent	found = {0};
 	Relation	journal = table_open(cqrs_journal_relid(), RowExclusiveLock);
 	bool		allowed = cqrs_journal_table_allows(journal, JOURNAL_WRITE);
 	RoleScope	own;
@@ -301,7 +343,7 @@ cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const Event *e
 	PG_TRY();
 	{
 		if (allowed)
-			cqrs_journal_table_insert(journal, key, events, count);
+			cqrs_journal_table_insert(journal, key, events, count, last->assumed ? &found : NULL);
 		/* What a statement fires may want the table for itself. */
 		table_close(journal, NoLock);
 		if (!allowed)
@@ -315,6 +357,11 @@ cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const Event *e
 	}
 	PG_END_TRY();
 	cqrs_role_leave(&own);
+	if (found.version > 0)
+	{
+		cqrs_journal_check_version(key, &found, 0);
+		cqrs_journal_refuse_forgotten(key, &found);
+	}
 }
 
 static void
@@ -370,54 +417,6 @@ read_last_by_statement(const EntityKey *key, LastEvent *last)
 		last->forgotten = DatumGetBool(cqrs_statement_column(0, 4, NULL));
 	}
 	SPI_finish();
-}
-
-/*
- * Refuses every change but those of retention.c, and by hand.  Who makes one by hand keeps
- * writers out: what is known of entities' last events is not, from then on.
- */
-PG_FUNCTION_INFO_V1(cqrs_guard_journal);
-Datum
-cqrs_guard_journal(PG_FUNCTION_ARGS)
-{
-	TriggerData *trigger = (TriggerData *) fcinfo->context;
-
-	if (!CALLED_AS_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("cqrs.guard_journal() can be called by a trigger only")));
-	if (changing)
-		return PointerGetDatum(NULL);
-	if (!cqrs_allow_journal_changes)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("%s of cqrs.journal is refused: it is append-only",
-						TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ? "UPDATE" :
-						TRIGGER_FIRED_BY_DELETE(trigger->tg_event) ? "DELETE" : "TRUNCATE"),
-				 errhint("For a repair by hand, a superuser can SET cqrs.allow_journal_changes = on.")));
-	LockRelationOid(RelationGetRelid(trigger->tg_relation), ShareRowExclusiveLock);
-	cqrs_last_event_forget_all();
-	return PointerGetDatum(NULL);
-}
-
-/* Runs a statement of retention.c, which the guard lets pass. */
-uint64
-cqrs_journal_change(Statement *statement, Datum *values)
-{
-	bool		outer = changing;
-	volatile uint64 rows = 0;
-
-	changing = true;
-	PG_TRY();
-	{
-		rows = cqrs_statement_write(statement, values, NULL);
-	}
-	PG_FINALLY();
-	{
-		changing = outer;
-	}
-	PG_END_TRY();
-	return rows;
 }
 
 /* A completed event as a cqrs.event, as handlers and triggers see it. */

@@ -23,15 +23,16 @@ extern void cqrs_journal_check_key(EntityKey *key, text *entity_type, text *enti
 
 /* Called by writers, in this order, in a scope of cqrs_role_enter(). */
 extern void cqrs_journal_begin_write(const EntityKey *key, const RoleScope *scope, LastEvent *last);
+extern void cqrs_journal_begin_first_write(const EntityKey *key, const RoleScope *scope,
+										   bool (*has_first_events) (void), LastEvent *last);
 extern void cqrs_journal_check_version(const EntityKey *key, const LastEvent *last, int64 expected);
 extern void cqrs_journal_refuse_forgotten(const EntityKey *key, const LastEvent *last);
 extern void cqrs_journal_check_unchanged(const EntityKey *key, const RoleScope *scope, const LastEvent *last);
 extern void cqrs_journal_complete(const LastEvent *last, Event *events, int count);
-extern void cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const Event *events, int count);
+extern void cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const LastEvent *last,
+								const Event *events, int count);
 extern void cqrs_journal_end_write(void);
 
-struct Statement;
-extern uint64 cqrs_journal_change(struct Statement *statement, Datum *values);
 
 /* Called by triggers on the journal; NULL where it is not us who inserts. */
 extern const RoleScope *cqrs_journal_insert_scope(void);

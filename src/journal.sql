@@ -13,12 +13,6 @@ CREATE TYPE cqrs.event AS (
 COMMENT ON TYPE cqrs.event IS
     'An event as it is stored, and as handlers get it: position is its place in the global order, version its place in its entity (1, 2, 3, without holes).';
 
-CREATE FUNCTION cqrs.guard_journal() RETURNS trigger
-    LANGUAGE c
-    AS 'MODULE_PATHNAME', 'cqrs_guard_journal';
-COMMENT ON FUNCTION cqrs.guard_journal() IS
-    'Trigger function: refuses UPDATE, DELETE and TRUNCATE (SQLSTATE 55000) unless cqrs.allow_journal_changes is on; then it keeps all writers out until the transaction ends.';
-
 -- Not a member of the extension, so that pg_dump carries it whole and DROP EXTENSION cannot destroy it.
 CREATE FUNCTION cqrs.create_journal() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -67,6 +61,9 @@ BEGIN
     -- Only a journal that was made here is known to be whole; a restored one waits for cqrs.adopt().
     IF NOT EXISTS (SELECT FROM cqrs.identity) THEN
         PERFORM cqrs.record_identity();
+    ELSE
+        UPDATE cqrs.identity SET has_first_events = true;
+        PERFORM cqrs.identity_changed();
     END IF;
 END
 $$;

@@ -138,7 +138,10 @@ append_events(Append *append, Receipt *receipt)
 	LastEvent	last;
 
 	cqrs_role_enter_bare(&scope, cqrs_catalog_extension_owner());
-	cqrs_journal_begin_write(key, &scope, &last);
+	if (!append->any_version && append->expected == 0)
+		cqrs_journal_begin_first_write(key, &scope, cqrs_identity_has_first_events, &last);
+	else
+		cqrs_journal_begin_write(key, &scope, &last);
 	if (append->command_id == NULL ||
 		!cqrs_command_log_find(key, &scope, append->command_id, append->fingerprint, receipt))
 	{
@@ -147,7 +150,7 @@ append_events(Append *append, Receipt *receipt)
 		cqrs_journal_check_unchanged(key, &scope, &last);
 		obey_entity_type(append, &last);
 		cqrs_journal_complete(&last, append->events, append->count);
-		cqrs_journal_insert(key, &scope, append->events, append->count);
+		cqrs_journal_insert(key, &scope, &last, append->events, append->count);
 
 		receipt->entity_id = key->entity_id;
 		receipt->version = append->events[append->count - 1].version;

@@ -52,6 +52,8 @@ typedef struct JournalTarget
 	int			count;
 	Relation   *indexes;
 	IndexInfo **infos;
+	const EntityKey *key;
+	LastEvent  *found;			/* if its first event comes next, unlooked for */
 } JournalTarget;
 
 /* What is known of the table with this OID; invalid: nothing. */
@@ -80,6 +82,9 @@ static void open_target(JournalTarget *target, Relation journal);
 static void close_target(JournalTarget *target);
 static void insert_rows(JournalTarget *target, TupleTableSlot **slots, int count);
 static void insert_entries(JournalTarget *target, TupleTableSlot *slot);
+static void insert_first_entry(JournalTarget *target, Relation index, IndexInfo * info,
+							   Datum *values, bool *nulls, ItemPointer tid);
+static bool is_found(const JournalTarget *target);
 
 void
 cqrs_journal_table_init(void)
@@ -201,11 +206,15 @@ cqrs_journal_table_end_scan(JournalScan *scan)
 	index_close(scan->index, NoLock);
 }
 
-/* Writes completed events of an entity; the next command of the transaction sees them. */
+/*
+ * Writes completed events of an entity; the next command of the transaction sees them.
+ * If nobody has looked whether the entity is new, "found" is filled in with its last event
+ * where it is not, and the caller ends the transaction.
+ */
 void
-cqrs_journal_table_insert(Relation journal, const EntityKey *key, const Event *events, int count)
+cqrs_journal_table_insert(Relation journal, const EntityKey *key, const Event *events, int count, LastEvent *found)
 {
-	JournalTarget target;
+	JournalTarget target = {.key = key, .found = found};
 	TupleTableSlot *slots[ROWS_AT_ONCE];
 	int			slot_count = Min(count, ROWS_AT_ONCE);
 	int			filled = 0;
@@ -214,7 +223,7 @@ cqrs_journal_table_insert(Relation journal, const EntityKey *key, const Event *e
 	open_target(&target, journal);
 	for (int i = 0; i < slot_count; i++)
 		slots[i] = table_slot_create(journal, NULL);
-	for (int i = 0; i < count; i++)
+	for (int i = 0; i < count && !is_found(&target); i++)
 	{
 		TupleTableSlot *slot = slots[filled++];
 
@@ -434,7 +443,7 @@ insert_rows(JournalTarget *target, TupleTableSlot **slots, int count)
 		table_tuple_insert(target->journal, slots[0], command, 0, NULL);
 	else
 		table_multi_insert(target->journal, slots, count, command, 0, NULL);
-	for (int i = 0; i < count; i++)
+	for (int i = 0; i < count && !is_found(target); i++)
 		insert_entries(target, slots[i]);
 }
 
@@ -453,7 +462,40 @@ insert_entries(JournalTarget *target, TupleTableSlot *slot)
 		if (!info->ii_ReadyForInserts)
 			continue;
 		FormIndexDatum(info, slot, NULL, values, nulls);
+		if (target->found && RelationGetRelid(index) == known.by_entity)
+		{
+			insert_first_entry(target, index, info, values, nulls, &slot->tts_tid);
+			if (is_found(target))
+				return;
+			continue;
+		}
 		index_insert(index, values, nulls, &slot->tts_tid, target->journal,
 					 index->rd_index->indisunique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO, false, info);
 	}
+}
+
+/*
+ * The entry of version 1 of an entity that nobody has looked for.  If there may be another,
+ * we look; if there is none then, somebody without the entity's lock is writing it.
+ */
+static void
+insert_first_entry(JournalTarget *target, Relation index, IndexInfo * info,
+				   Datum *values, bool *nulls, ItemPointer tid)
+{
+	bool		is_new = index_insert(index, values, nulls, tid, target->journal, UNIQUE_CHECK_PARTIAL, false, info);
+
+	/* Our own row is too new for the snapshot. */
+	if (!is_new)
+		cqrs_journal_table_read_last(target->journal, JOURNAL_WRITE, target->key, target->found);
+	if (is_found(target))
+		return;
+	if (!is_new)
+		index_insert(index, values, nulls, tid, target->journal, UNIQUE_CHECK_EXISTING, false, info);
+	target->found = NULL;
+}
+
+static bool
+is_found(const JournalTarget *target)
+{
+	return target->found && target->found->version > 0;
 }

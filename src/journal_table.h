@@ -75,7 +75,8 @@ extern void cqrs_journal_table_scan_positions(JournalScan *scan, Relation journa
 extern TupleTableSlot *cqrs_journal_table_next(JournalScan *scan);
 extern void cqrs_journal_table_end_scan(JournalScan *scan);
 
-extern void cqrs_journal_table_insert(Relation journal, const EntityKey *key, const Event *events, int count);
+extern void cqrs_journal_table_insert(Relation journal, const EntityKey *key, const Event *events, int count,
+									  LastEvent *found);
 extern bool cqrs_journal_table_is_type(const text *event_type, const char *type);
 extern void cqrs_journal_table_values(const EntityKey *key, const Event *event, Datum *values, bool *nulls);
 

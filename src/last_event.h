@@ -16,6 +16,7 @@ typedef struct LastEvent
 	int64		position;
 	TimestampTz created_at;
 	bool		forgotten;		/* it is a tombstone: there is no entity */
+	bool		assumed;		/* nobody looked, as the entity should be new */
 } LastEvent;
 
 /* Called by module.c at load. */

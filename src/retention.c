@@ -49,6 +49,7 @@
 #include "entity_lock.h"
 #include "errors.h"
 #include "identity.h"
+#include "journal_guard.h"
 #include "new_event.h"
 #include "settings.h"
 #include "state.h"
@@ -359,8 +360,10 @@ delete_before(const Deletion *deletion, int64 version)
 	Datum		values[] = {
 		PointerGetDatum(deletion->key.entity_type), PointerGetDatum(deletion->key.entity_id), Int64GetDatum(version)
 	};
-	uint64		deleted = change_journal(deletion, &delete_events_statement, values);
+	uint64		deleted;
 
+	cqrs_identity_lose_first_events();
+	deleted = change_journal(deletion, &delete_events_statement, values);
 	if (change_journal(deletion, &events_left_statement, values) > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
@@ -394,7 +397,7 @@ change_journal(const Deletion *deletion, Statement *statement, Datum *values)
 	uint64		rows;
 
 	cqrs_role_enter_own(&journal, &deletion->scope, cqrs_catalog_relation_owner(cqrs_journal_relid()));
-	rows = cqrs_journal_change(statement, values);
+	rows = cqrs_journal_guard_change(statement, values);
 	cqrs_role_leave(&journal);
 	return rows;
 }
@@ -411,7 +414,7 @@ append_own(Deletion *deletion, const char *event_type, const char *data)
 	};
 
 	cqrs_journal_complete(&deletion->last, &event, 1);
-	cqrs_journal_insert(&deletion->key, &deletion->scope, &event, 1);
+	cqrs_journal_insert(&deletion->key, &deletion->scope, &deletion->last, &event, 1);
 	deletion->last.version = event.version;
 }
 

@@ -1,0 +1,12 @@
+/*
+ * journal_guard.h
+ *		Keeps everybody from changing events, and notices who may.
+ */
+#ifndef CQRS_JOURNAL_GUARD_H
+#define CQRS_JOURNAL_GUARD_H
+
+#include "statement.h"
+
+extern uint64 cqrs_journal_guard_change(Statement *statement, Datum *values);
+
+#endif
