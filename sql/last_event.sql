@@ -186,6 +186,12 @@ SELECT pg_stat_get_xact_numscans('cqrs.journal_pkey'::regclass) AS before \gset
 SELECT (cqrs.send('Last', 'a', 'CountUp', '{}')).version > 1 AS followed;
 SELECT pg_stat_get_xact_numscans('cqrs.journal_pkey'::regclass) - :before AS look_ups;
 COMMIT;
+-- Nor is one looked for whose id was issued just now.
+BEGIN;
+SELECT pg_stat_get_xact_numscans('cqrs.journal_pkey'::regclass) AS before \gset
+SELECT version FROM cqrs.send('Last', NULL, 'CountUp', '{}');
+SELECT pg_stat_get_xact_numscans('cqrs.journal_pkey'::regclass) - :before AS look_ups;
+COMMIT;
 SELECT cqrs.forget('Last', 'a') > 1 AS forgotten;
 SELECT has_first_events FROM cqrs.identity;
 SELECT make_unknown();

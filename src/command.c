@@ -49,6 +49,7 @@ typedef struct Command
 	pg_uuid_t  *command_id;		/* or NULL */
 	int64		fingerprint;
 	const char *sender;
+	bool		is_new;			/* its id was issued now */
 	/* Expected version */
 	bool		any_version;
 	int64		expected;
@@ -61,6 +62,7 @@ static void parse_arguments(FunctionCallInfo fcinfo, Command *command);
 static text *issue_id(const pg_uuid_t *command_id);
 static void find_entity(Command *command, const RoleScope *scope);
 static void handle(Command *command, const RoleScope *scope, Receipt *receipt);
+static bool id_is_random(void);
 static void load_state(Command *command, const RoleScope *scope, const LastEvent *last, EntityState *state);
 static void decide(Command *command, const RoleScope *scope, const EntityState *state, Effect *effect);
 static Datum command_datum(const Command *command, int64 version);
@@ -97,9 +99,10 @@ parse_arguments(FunctionCallInfo fcinfo, Command *command)
 	command->command_id = PG_ARGISNULL(5) ? NULL : PG_GETARG_UUID_P(5);
 	cqrs_journal_check_key(&command->key, entity_type,
 						   PG_ARGISNULL(1) ? issue_id(command->command_id) : PG_GETARG_TEXT_PP(1));
+	command->is_new = PG_ARGISNULL(1) && command->command_id == NULL;
 	command->command_type = cqrs_new_event_check_name(PG_ARGISNULL(2) ? NULL : PG_GETARG_TEXT_PP(2),
 													  "command type");
-	command->data = cqrs_new_event_check_data(PG_ARGISNULL(3) ? NULL : PG_GETARG_JSONB_P(3), "the command");
+	command->data = cqrs_new_event_check_data(PG_ARGISNULL(3) ? NULL : PG_GETARG_JSONB_P(3), NULL);
 	command->any_version = PG_ARGISNULL(4);
 	if (!command->any_version)
 		command->expected = cqrs_journal_append_check_expected(PG_GETARG_INT64(4));
@@ -192,7 +195,10 @@ handle(Command *command, const RoleScope *scope, Receipt *receipt)
 	LastEvent	last;
 	Effect		effect;
 
-	cqrs_journal_begin_write(key, scope, &last);
+	if (command->is_new)
+		cqrs_journal_begin_first_write(key, scope, id_is_random, &last);
+	else
+		cqrs_journal_begin_write(key, scope, &last);
 	/* Who waited goes by what is registered now. */
 	find_entity(command, scope);
 	if (command->command_id &&
@@ -231,6 +237,13 @@ handle(Command *command, const RoleScope *scope, Receipt *receipt)
 	cqrs_journal_end_write();
 	if (state.version > 0)
 		cqrs_state_cache_put(command->entity, key, &state);
+}
+
+/* So no entity has it; there need not be all first events to know that. */
+static bool
+id_is_random(void)
+{
+	return true;
 }
 
 static void
@@ -316,16 +329,14 @@ static Event *
 make_events(const Command *command, const Effect *effect)
 {
 	Event	   *events = palloc0(sizeof(Event) * effect->count);
-	Jsonb	   *system = cqrs_new_event_system_metadata(command->sender, command->command_id);
 
 	for (int i = 0; i < effect->count; i++)
 	{
 		const NewEvent *made = &effect->events[i];
-		Jsonb	   *metadata = cqrs_new_event_merge_metadata(command->metadata, made->metadata);
 
 		events[i].event_type = made->event_type;
 		events[i].data = made->data;
-		events[i].metadata = cqrs_new_event_merge_metadata(metadata, system);
+		events[i].metadata = cqrs_new_event_metadata(command->metadata, made->metadata, command->sender, command->command_id);
 		events[i].schema_version = cqrs_entity_registry_schema_version(command->entity, made->event_type);
 	}
 	return events;

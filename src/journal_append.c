@@ -84,7 +84,6 @@ static void
 parse_events(Append *append, Datum array)
 {
 	NewEvent   *parsed = cqrs_new_event_parse(array, &append->count);
-	Jsonb	   *system = cqrs_new_event_system_metadata(NULL, append->command_id);
 
 	if (append->count == 0)
 		ereport(ERROR,
@@ -97,7 +96,7 @@ parse_events(Append *append, Datum array)
 
 		event->event_type = parsed[i].event_type;
 		event->data = parsed[i].data;
-		event->metadata = cqrs_new_event_merge_metadata(parsed[i].metadata, system);
+		event->metadata = cqrs_new_event_metadata(NULL, parsed[i].metadata, NULL, append->command_id);
 	}
 	if (append->command_id)
 		append->fingerprint = fingerprint(parsed, append->count);

@@ -17,8 +17,9 @@
 
 static const Cause *current_cause = NULL;
 
-static void parse_element(HeapTupleHeader row, NewEvent *event);
+static void parse_element(HeapTupleHeader row, TupleDesc desc, NewEvent *event);
 static bool is_json_null(Jsonb *value);
+static void push_pairs(JsonbParseState **state, Jsonb *object);
 static void push_string(JsonbParseState **state, const char *key, const char *value);
 static void push_cause(JsonbParseState **state);
 static void push_key(JsonbParseState **state, const char *key);
@@ -45,6 +46,7 @@ cqrs_new_event_parse(Datum array, int *count)
 {
 	ArrayType  *events = DatumGetArrayTypeP(array);
 	NewEvent   *parsed;
+	TupleDesc	desc;
 	Datum	   *elements;
 	bool	   *nulls;
 
@@ -55,14 +57,18 @@ cqrs_new_event_parse(Datum array, int *count)
 	deconstruct_array(events, ARR_ELEMTYPE(events), -1, false, TYPALIGN_DOUBLE,
 					  &elements, &nulls, count);
 	parsed = palloc0(sizeof(NewEvent) * Max(*count, 1));
+	desc = lookup_rowtype_tupdesc(ARR_ELEMTYPE(events), -1);
+	if (desc->natts != 3)
+		elog(ERROR, "type cqrs.new_event has %d attributes", desc->natts);
 	for (int i = 0; i < *count; i++)
 	{
 		if (nulls[i])
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("event %d of %d is NULL", i + 1, *count)));
-		parse_element(DatumGetHeapTupleHeader(elements[i]), &parsed[i]);
+		parse_element(DatumGetHeapTupleHeader(elements[i]), desc, &parsed[i]);
 	}
+	ReleaseTupleDesc(desc);
 	return parsed;
 }
 
@@ -89,13 +95,15 @@ cqrs_new_event_check_type(text *event_type)
 	return event_type;
 }
 
+/* Of a command, or of the event that has this type. */
 Jsonb *
-cqrs_new_event_check_data(Jsonb *data, const char *what)
+cqrs_new_event_check_data(Jsonb *data, const text *event_type)
 {
 	if (data == NULL || is_json_null(data))
 		ereport(ERROR,
 				(errcode(data ? ERRCODE_INVALID_PARAMETER_VALUE : ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("data of %s is %s", what, data ? "JSON null" : "NULL"),
+				 event_type ? errmsg("data of event \"%s\" is %s", text_to_cstring(event_type), data ? "JSON null" : "NULL")
+				 : errmsg("data of the command is %s", data ? "JSON null" : "NULL"),
 				 errhint("Use '{}' where there is nothing to say.")));
 	return data;
 }
@@ -104,9 +112,9 @@ cqrs_new_event_check_data(Jsonb *data, const char *what)
 void
 cqrs_new_event_check_metadata(Jsonb *metadata)
 {
-	JsonbIterator *iterator;
-	JsonbIteratorToken token;
-	JsonbValue	value;
+	JsonbContainer *root;
+	const char *keys;
+	int			count;
 
 	if (metadata == NULL)
 		return;
@@ -115,39 +123,37 @@ cqrs_new_event_check_metadata(Jsonb *metadata)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("metadata is not a JSON object")));
 
-	iterator = JsonbIteratorInit(&metadata->root);
-	(void) JsonbIteratorNext(&iterator, &value, false);
-	while ((token = JsonbIteratorNext(&iterator, &value, true)) == WJB_KEY)
+	root = &metadata->root;
+	count = JsonContainerSize(root);
+	/* All keys come first, then all values. */
+	keys = (const char *) &root->children[2 * count];
+	for (int i = 0; i < count; i++)
 	{
-		if (value.val.string.len > 0 && value.val.string.val[0] == '$')
+		const char *key = keys + getJsonbOffset(root, i);
+		int			length = getJsonbLength(root, i);
+
+		if (length > 0 && key[0] == '$')
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("metadata has the reserved key \"%.*s\"",
-							value.val.string.len, value.val.string.val),
+					 errmsg("metadata has the reserved key \"%.*s\"", length, key),
 					 errdetail("Keys that begin with $ are set by the extension.")));
-		(void) JsonbIteratorNext(&iterator, &value, true);
 	}
 }
 
-/* Either may be NULL; keys of the second win. */
+/*
+ * The metadata of an event: what came with the command, what its handler gave, what we say
+ * ourselves; of a key that comes twice, the last one counts.  Each may be NULL, so may the result.
+ */
 Jsonb *
-cqrs_new_event_merge_metadata(Jsonb *under, Jsonb *over)
-{
-	if (under == NULL || over == NULL)
-		return under ? under : over;
-	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(under), JsonbPGetDatum(over)));
-}
-
-/* What we say about an event ourselves; NULL if there is nothing to say. */
-Jsonb *
-cqrs_new_event_system_metadata(const char *sender, const pg_uuid_t *command_id)
+cqrs_new_event_metadata(Jsonb *of_command, Jsonb *of_event, const char *sender, const pg_uuid_t *command_id)
 {
 	JsonbParseState *state = NULL;
-	JsonbValue *object;
 
-	if (sender == NULL && command_id == NULL && current_cause == NULL)
-		return NULL;
+	if (sender == NULL && command_id == NULL && current_cause == NULL && (of_command == NULL || of_event == NULL))
+		return of_event ? of_event : of_command;
 	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	push_pairs(&state, of_command);
+	push_pairs(&state, of_event);
 	if (sender)
 		push_string(&state, "$sender", sender);
 	if (command_id)
@@ -155,8 +161,25 @@ cqrs_new_event_system_metadata(const char *sender, const pg_uuid_t *command_id)
 					DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(command_id))));
 	if (current_cause)
 		push_cause(&state);
-	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
-	return JsonbValueToJsonb(object);
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+static void
+push_pairs(JsonbParseState **state, Jsonb *object)
+{
+	JsonbIterator *iterator;
+	JsonbValue	value;
+
+	if (object == NULL)
+		return;
+	iterator = JsonbIteratorInit(&object->root);
+	(void) JsonbIteratorNext(&iterator, &value, false);
+	while (JsonbIteratorNext(&iterator, &value, true) == WJB_KEY)
+	{
+		(void) pushJsonbValue(state, WJB_KEY, &value);
+		(void) JsonbIteratorNext(&iterator, &value, true);
+		(void) pushJsonbValue(state, WJB_VALUE, &value);
+	}
 }
 
 static void
@@ -198,24 +221,16 @@ push_string(JsonbParseState **state, const char *key, const char *value)
 }
 
 static void
-parse_element(HeapTupleHeader row, NewEvent *event)
+parse_element(HeapTupleHeader row, TupleDesc desc, NewEvent *event)
 {
-	TupleDesc	desc = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(row),
-											  HeapTupleHeaderGetTypMod(row));
 	HeapTupleData tuple = {.t_len = HeapTupleHeaderGetDatumLength(row), .t_data = row};
 	Datum		values[3];
 	bool		nulls[3];
-	char	   *what;
 
-	if (desc->natts != 3)
-		elog(ERROR, "type cqrs.new_event has %d attributes", desc->natts);
 	heap_deform_tuple(&tuple, desc, values, nulls);
-	ReleaseTupleDesc(desc);
-
 	event->event_type = nulls[0] ? NULL : DatumGetTextPP(values[0]);
 	cqrs_new_event_check_type(event->event_type);
-	what = psprintf("event \"%s\"", text_to_cstring(event->event_type));
-	event->data = cqrs_new_event_check_data(nulls[1] ? NULL : DatumGetJsonbP(values[1]), what);
+	event->data = cqrs_new_event_check_data(nulls[1] ? NULL : DatumGetJsonbP(values[1]), event->event_type);
 	event->metadata = nulls[2] ? NULL : DatumGetJsonbP(values[2]);
 	cqrs_new_event_check_metadata(event->metadata);
 }

@@ -29,9 +29,8 @@ extern const Cause *cqrs_new_event_set_cause(const Cause *cause);
 extern NewEvent *cqrs_new_event_parse(Datum array, int *count);
 extern text *cqrs_new_event_check_name(text *name, const char *what);
 extern text *cqrs_new_event_check_type(text *event_type);
-extern Jsonb *cqrs_new_event_check_data(Jsonb *data, const char *what);
+extern Jsonb *cqrs_new_event_check_data(Jsonb *data, const text *event_type);
 extern void cqrs_new_event_check_metadata(Jsonb *metadata);
-extern Jsonb *cqrs_new_event_merge_metadata(Jsonb *under, Jsonb *over);
-extern Jsonb *cqrs_new_event_system_metadata(const char *sender, const pg_uuid_t *command_id);
+extern Jsonb *cqrs_new_event_metadata(Jsonb *of_command, Jsonb *of_event, const char *sender, const pg_uuid_t *command_id);
 
 #endif

@@ -432,5 +432,5 @@ run(const Deletion *deletion, Statement *statement, Datum third)
 static Jsonb *
 sender(const Deletion *deletion)
 {
-	return cqrs_new_event_system_metadata(GetUserNameFromId(deletion->scope.caller, false), NULL);
+	return cqrs_new_event_metadata(NULL, NULL, GetUserNameFromId(deletion->scope.caller, false), NULL);
 }

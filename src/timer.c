@@ -83,7 +83,7 @@ cqrs_schedule(PG_FUNCTION_ARGS)
 						   PG_ARGISNULL(2) ? cstring_to_text(DatumGetCString(DirectFunctionCall1(uuid_out, id))) :
 						   PG_GETARG_TEXT_PP(2));
 	command_type = cqrs_new_event_check_name(PG_ARGISNULL(3) ? NULL : PG_GETARG_TEXT_PP(3), "command type");
-	data = cqrs_new_event_check_data(PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4), "the command");
+	data = cqrs_new_event_check_data(PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4), NULL);
 	check_may_send(key.entity_type, command_type);
 	cqrs_identity_warn_if_held();
 	namestrcpy(&role, GetUserNameFromId(GetUserId(), false));
