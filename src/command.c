@@ -208,7 +208,7 @@ handle(Command *command, const RoleScope *scope, Receipt *receipt)
 		return;
 	}
 	if (!command->any_version)
-		cqrs_journal_check_version(key, &last, command->expected);
+		cqrs_journal_check_version(key, scope, &last, command->expected);
 	if (!command->entity->follows_forgotten)
 		cqrs_journal_refuse_forgotten(key, &last);
 	cqrs_journal_check_unchanged(key, scope, &last);

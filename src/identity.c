@@ -15,9 +15,9 @@
  *
  * The table also says whether each entity has its first event, as long as nobody
  * has deleted any: then who appends to one that should be new need not look.
- * Rows that come past us, by a subscription or a restore, may lack it.  They
- * bring positions that the sequence here has not given, so nobody appends after
- * them before cqrs.adopt(), which looks.
+ * Rows that come past us, by a subscription or a restore, may lack it; so it is
+ * not said any more when somebody subscribes to anything, or has the journal's
+ * guard changed (journal_guard.c), until cqrs.adopt() looks.
  *
  * Once found to be right, the identity is right for as long as the session
  * lasts, unless the table is changed: that takes cqrs.adopt(), DROP EXTENSION
@@ -59,6 +59,7 @@ static Statement lose_statement = {
 	.sql = "UPDATE cqrs.identity SET has_first_events = false WHERE has_first_events"
 };
 
+static void read_identity(bool *ours, bool *whole);
 static void on_relcache_message(Datum arg, Oid relid);
 static void on_subscription_message(Datum arg, int cache, uint32 hash);
 
@@ -84,18 +85,24 @@ cqrs_identity_held(void)
 		return false;
 	cqrs_role_enter(&scope, cqrs_catalog_extension_owner());
 	identity_relid = cqrs_catalog_relation("identity");
-	PushActiveSnapshot(GetLatestSnapshot());
-	SPI_connect();
-	(void) cqrs_statement_read(&identity_statement, NULL, NULL, 0);
-	ours = DatumGetBool(cqrs_statement_column(0, 1, NULL));
-	whole = DatumGetBool(cqrs_statement_column(0, 2, NULL));
-	SPI_finish();
-	PopActiveSnapshot();
+	read_identity(&ours, &whole);
 	cqrs_role_leave(&scope);
 	/* What was committed after the snapshot is told by a message since. */
 	known_as_ours = ours && messages == before;
 	known_as_whole = known_as_ours && whole;
 	return !ours;
+}
+
+static void
+read_identity(bool *ours, bool *whole)
+{
+	PushActiveSnapshot(GetLatestSnapshot());
+	SPI_connect();
+	(void) cqrs_statement_read(&identity_statement, NULL, NULL, 0);
+	*ours = DatumGetBool(cqrs_statement_column(0, 1, NULL));
+	*whole = DatumGetBool(cqrs_statement_column(0, 2, NULL));
+	SPI_finish();
+	PopActiveSnapshot();
 }
 
 void
@@ -133,16 +140,31 @@ cqrs_identity_has_first_events(void)
 	return !cqrs_identity_held() && known_as_whole;
 }
 
-/* Called before an event is deleted, by who keeps writers of its entity out until the transaction ends. */
+/*
+ * Called before an event is deleted, by who has locked the journal against cqrs.adopt(), and
+ * keeps writers of the event's entity out until the transaction ends.
+ */
 void
 cqrs_identity_lose_first_events(void)
 {
 	RoleScope	scope;
+	bool		ours;
+	bool		whole;
 
 	cqrs_role_enter(&scope, cqrs_catalog_extension_owner());
 	SPI_connect();
 	if (cqrs_statement_write(&lose_statement, NULL, NULL) > 0)
 		CacheInvalidateRelcacheByRelid(cqrs_catalog_relation("identity"));
+	else if (IsolationUsesXactSnapshot())
+	{
+		/* It may have become true after the transaction's snapshot. */
+		read_identity(&ours, &whole);
+		if (whole)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("could not serialize access due to concurrent cqrs.adopt()"),
+					 errhint("Repeat the transaction.")));
+	}
 	SPI_finish();
 	cqrs_role_leave(&scope);
 }

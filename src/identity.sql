@@ -47,6 +47,12 @@ CREATE FUNCTION cqrs.adopt() RETURNS bigint
 DECLARE
     raised bigint;
 BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'cqrs.adopt() cannot run in a transaction that is %', upper(current_setting('transaction_isolation'))
+            USING ERRCODE = 'invalid_transaction_state',
+                  DETAIL = 'It has to see what has been committed since the transaction began.',
+                  HINT = 'Call it in one that is READ COMMITTED.';
+    END IF;
     PERFORM cqrs.create_journal();
     -- Waits for open appends and for a COPY of pg_restore, and keeps new ones out until this commits.
     LOCK TABLE cqrs.journal IN SHARE ROW EXCLUSIVE MODE;
@@ -55,10 +61,14 @@ BEGIN
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Wait until everything has come, drop the subscription, and run SELECT cqrs.adopt() then.';
     END IF;
+    -- pg_restore --disable-triggers leaves it so that it does not always fire.
+    IF EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'cqrs.journal'::regclass AND tgname = 'guard_journal' AND tgenabled = 'O') THEN
+        ALTER TABLE cqrs.journal ENABLE ALWAYS TRIGGER guard_journal;
+    END IF;
     raised := cqrs.raise_position();
     PERFORM cqrs.record_identity();
     RETURN raised;
 END
 $$;
 COMMENT ON FUNCTION cqrs.adopt() IS
-    'Declares that the journal belongs to this database: after a restore or copy, when everything is loaded and the original will deliver nothing any more. Waits for open writers, raises the sequence of positions to at least max(position), which it returns, looks whether each entity has its first event (about 0.3 s for a million events), and records the identity. 55000 while a subscription brings its events.';
+    'Declares that the journal belongs to this database: after a restore or copy, when everything is loaded and the original will deliver nothing any more. Waits for open writers, raises the sequence of positions to at least max(position), which it returns, looks whether each entity has its first event (about 0.3 s for a million events), and records the identity. 55000 while a subscription brings its events; 25000 in REPEATABLE READ and SERIALIZABLE transactions.';

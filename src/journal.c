@@ -75,6 +75,8 @@ static const RoleScope *insert_scope = NULL;
 
 static void begin_write(const EntityKey *key, const RoleScope *scope, bool (*has_first_events) (void), LastEvent *last);
 static bool assume_new(Relation journal, const EntityKey *key, bool (*has_first_events) (void), LastEvent *last);
+static bool is_expected(const LastEvent *last, int64 expected);
+static void look_again(const EntityKey *key, const RoleScope *scope, LastEvent *last);
 static void look(Relation journal, const EntityKey *key, const RoleScope *scope, LastEvent *last);
 static void refuse_row_security(Relation journal);
 static void note_last(Relation journal, const EntityKey *key, const Event *event);
@@ -181,17 +183,20 @@ begin_write(const EntityKey *key, const RoleScope *scope, bool (*has_first_event
 static bool
 assume_new(Relation journal, const EntityKey *key, bool (*has_first_events) (void), LastEvent *last)
 {
+	Oid			guard;
+
 	/*
 	 * Who deleted events held the entity's lock, and has told of it before he
 	 * let it go.
 	 */
 	AcceptInvalidationMessages();
-	if (!cqrs_journal_table_allows(journal, JOURNAL_WRITE) ||
-		cqrs_last_event_hint(cqrs_journal_table_guard(journal), key) > 0 || !has_first_events())
+	guard = cqrs_journal_table_guard(journal);
+	if (!OidIsValid(guard) || !cqrs_journal_table_allows(journal, JOURNAL_WRITE) ||
+		cqrs_last_event_hint(guard, key) > 0 || !has_first_events())
 		return false;
 	*last = (LastEvent)
 	{
-		.assumed = true
+		.source = LAST_ASSUMED
 	};
 	return true;
 }
@@ -246,12 +251,13 @@ cqrs_journal_end_write(void)
  * a version.
  */
 void
-cqrs_journal_check_version(const EntityKey *key, const LastEvent *last, int64 expected)
+cqrs_journal_check_version(const EntityKey *key, const RoleScope *scope, LastEvent *last, int64 expected)
 {
 	char	   *entity;
 
-	if (expected == last->version || (expected == 0 && last->forgotten) ||
-		(expected == CQRS_EXPECT_EXISTS && last->version > 0 && !last->forgotten))
+	if (!is_expected(last, expected) && last->source == LAST_KNOWN)
+		look_again(key, scope, last);
+	if (is_expected(last, expected))
 		return;
 	entity = psprintf("\"%s\" of type \"%s\"", text_to_cstring(key->entity_id),
 					  text_to_cstring(key->entity_type));
@@ -266,6 +272,24 @@ cqrs_journal_check_version(const EntityKey *key, const LastEvent *last, int64 ex
 			 errmsg("entity %s has another version", entity),
 			 errdetail("Expected version " INT64_FORMAT ", found " INT64_FORMAT ".", expected, last->version),
 			 errhint("Load the entity again and repeat the command.")));
+}
+
+static bool
+is_expected(const LastEvent *last, int64 expected)
+{
+	return expected == last->version || (expected == 0 && last->forgotten) ||
+		(expected == CQRS_EXPECT_EXISTS && last->version > 0 && !last->forgotten);
+}
+
+/* Somebody may have put events into the journal by hand. */
+static void
+look_again(const EntityKey *key, const RoleScope *scope, LastEvent *last)
+{
+	Relation	journal = table_open(cqrs_journal_relid(), RowExclusiveLock);
+
+	cqrs_last_event_doubt(cqrs_journal_table_guard(journal), key);
+	look(journal, key, scope, last);
+	table_close(journal, NoLock);
 }
 
 /* Nothing follows a tombstone, unless the entity type says so. */
@@ -343,7 +367,7 @@ cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const LastEven
 	PG_TRY();
 	{
 		if (allowed)
-			cqrs_journal_table_insert(journal, key, events, count, last->assumed ? &found : NULL);
+			cqrs_journal_table_insert(journal, key, events, count, last->source == LAST_ASSUMED ? &found : NULL);
 		/* What a statement fires may want the table for itself. */
 		table_close(journal, NoLock);
 		if (!allowed)
@@ -359,7 +383,7 @@ cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const LastEven
 	cqrs_role_leave(&own);
 	if (found.version > 0)
 	{
-		cqrs_journal_check_version(key, &found, 0);
+		cqrs_journal_check_version(key, scope, &found, 0);
 		cqrs_journal_refuse_forgotten(key, &found);
 	}
 }
@@ -374,7 +398,7 @@ note_last(Relation journal, const EntityKey *key, const Event *event)
 		.forgotten = cqrs_journal_table_is_type(event->event_type, CQRS_FORGOTTEN)
 	};
 
-	cqrs_last_event_will_be(cqrs_journal_table_guard(journal), key, cqrs_entity_lock_is_held(key) ? &last : NULL);
+	cqrs_last_event_will_be(cqrs_journal_table_guard(journal), key, &last, cqrs_entity_lock_is_held(key));
 }
 
 /* Whose rows a trigger on the journal sees: ours, or a restore's. */

@@ -20,6 +20,9 @@ CREATE FUNCTION cqrs.create_journal() RETURNS void
     SET default_tablespace = '' SET default_table_access_method = heap
     AS $$
 BEGIN
+    IF to_regclass('cqrs.journal') IS NOT NULL THEN
+        RETURN;
+    END IF;
     -- Sessions that find no journal at the same time make it one after the other.
     LOCK TABLE cqrs.identity IN SHARE ROW EXCLUSIVE MODE;
     IF to_regclass('cqrs.journal') IS NOT NULL THEN

@@ -145,7 +145,7 @@ append_events(Append *append, Receipt *receipt)
 		!cqrs_command_log_find(key, &scope, append->command_id, append->fingerprint, receipt))
 	{
 		if (!append->any_version)
-			cqrs_journal_check_version(key, &last, append->expected);
+			cqrs_journal_check_version(key, &scope, &last, append->expected);
 		cqrs_journal_check_unchanged(key, &scope, &last);
 		obey_entity_type(append, &last);
 		cqrs_journal_complete(&last, append->events, append->count);

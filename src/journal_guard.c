@@ -9,20 +9,46 @@
  * Of those nobody knows what they change.  So they keep all writers out, by a
  * lock on the journal, and what is known about its events is given up: the
  * last ones of the entities (last_event.c), and that each has its first.
+ *
+ * So it is when the guard itself is made, disabled, enabled or renamed, which
+ * locks the journal as well: nobody knows what was done without it.  And each
+ * subscription that is made or altered may bring events, and deletions, past it.
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/table.h"
+#include "catalog/indexing.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_subscription.h"
+#include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "storage/lmgr.h"
+#include "utils/fmgroids.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 
+#include "catalog.h"
 #include "identity.h"
+#include "journal.h"
 #include "journal_guard.h"
-#include "last_event.h"
 #include "settings.h"
 
 /* A statement of retention.c is under way */
 static bool changing = false;
+
+static object_access_hook_type next_object_access;
+
+static void on_object_access(ObjectAccessType access, Oid catalog, Oid object, int column, void *arg);
+static bool is_guard(Oid trigger);
+static void give_up_knowledge(void);
+
+void
+cqrs_journal_guard_init(void)
+{
+	next_object_access = object_access_hook;
+	object_access_hook = on_object_access;
+}
 
 PG_FUNCTION_INFO_V1(cqrs_guard_journal);
 Datum
@@ -44,8 +70,7 @@ cqrs_guard_journal(PG_FUNCTION_ARGS)
 						TRIGGER_FIRED_BY_DELETE(trigger->tg_event) ? "DELETE" : "TRUNCATE"),
 				 errhint("For a repair by hand, a superuser can SET cqrs.allow_journal_changes = on.")));
 	LockRelationOid(RelationGetRelid(trigger->tg_relation), ShareRowExclusiveLock);
-	cqrs_last_event_forget_all();
-	cqrs_identity_lose_first_events();
+	give_up_knowledge();
 	return PointerGetDatum(NULL);
 }
 
@@ -67,4 +92,48 @@ cqrs_journal_guard_change(Statement *statement, Datum *values)
 	}
 	PG_END_TRY();
 	return rows;
+}
+
+static void
+on_object_access(ObjectAccessType access, Oid catalog, Oid object, int column, void *arg)
+{
+	if (next_object_access)
+		next_object_access(access, catalog, object, column, arg);
+	if ((access != OAT_POST_CREATE && access != OAT_POST_ALTER) ||
+		(catalog != TriggerRelationId && catalog != SubscriptionRelationId) || !OidIsValid(cqrs_journal_relid()))
+		return;
+	if (catalog == SubscriptionRelationId || is_guard(object))
+		give_up_knowledge();
+}
+
+/* The current command has made or changed the trigger, which no cache has yet. */
+static bool
+is_guard(Oid trigger)
+{
+	Relation	triggers = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(trigger));
+	scan = systable_beginscan(triggers, TriggerOidIndexId, true, SnapshotSelf, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
+
+		found = form->tgrelid == cqrs_journal_relid() && strcmp(NameStr(form->tgname), CQRS_GUARD) == 0;
+	}
+	systable_endscan(scan);
+	table_close(triggers, AccessShareLock);
+	return found;
+}
+
+static void
+give_up_knowledge(void)
+{
+	cqrs_last_event_forget_all();
+	if (OidIsValid(cqrs_catalog_relation("identity")))
+		cqrs_identity_lose_first_events();
 }

@@ -7,6 +7,9 @@
 
 #include "statement.h"
 
+/* Called by module.c at load. */
+extern void cqrs_journal_guard_init(void);
+
 extern uint64 cqrs_journal_guard_change(Statement *statement, Datum *values);
 
 #endif

@@ -26,14 +26,17 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/index.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_collation.h"
+#include "catalog/pg_trigger.h"
 #include "commands/extension.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "storage/lmgr.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -79,6 +82,7 @@ static void begin_scan(JournalScan *scan, Relation journal, Oid index);
 static void add_key(JournalScan *scan, AttrNumber column, StrategyNumber strategy, RegProcedure function, Datum value);
 static void find_last(Relation journal, JournalUse use, const EntityKey *key, int64 from_version, LastEvent *last);
 static void open_target(JournalTarget *target, Relation journal);
+static void move_first(JournalTarget *target, int i);
 static void close_target(JournalTarget *target);
 static void insert_rows(JournalTarget *target, TupleTableSlot **slots, int count);
 static void insert_entries(JournalTarget *target, TupleTableSlot *slot);
@@ -370,16 +374,22 @@ runs_functions(Relation journal)
 	return found;
 }
 
+/* Only as cqrs.create_journal() made it. */
 static Oid
 find_guard(Relation journal)
 {
+	const		int16 type = TRIGGER_TYPE_STATEMENT | TRIGGER_TYPE_BEFORE |
+	TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE | TRIGGER_TYPE_TRUNCATE;
 	TriggerDesc *triggers = journal->trigdesc;
 
 	for (int i = 0; triggers && i < triggers->numtriggers; i++)
 	{
-		const		Trigger *trigger = &triggers->triggers[i];
+		const Trigger *trigger = &triggers->triggers[i];
 
-		if (strcmp(trigger->tgname, "guard_journal") == 0 && trigger->tgenabled != TRIGGER_DISABLED)
+		if (strcmp(trigger->tgname, CQRS_GUARD) == 0 && trigger->tgenabled == TRIGGER_FIRES_ALWAYS &&
+			trigger->tgtype == type && trigger->tgnattr == 0 && trigger->tgqual == NULL &&
+			get_func_namespace(trigger->tgfoid) == get_namespace_oid("cqrs", true) &&
+			strcmp(get_func_name(trigger->tgfoid), CQRS_GUARD) == 0)
 			return trigger->tgoid;
 	}
 	return InvalidOid;
@@ -403,7 +413,10 @@ add_key(JournalScan *scan, AttrNumber column, StrategyNumber strategy, RegProced
 	ScanKeyInit(&scan->keys[scan->key_count++], column, strategy, function, value);
 }
 
-/* The locks on the indexes are kept: the next append of the transaction has them then. */
+/*
+ * The locks on the indexes are kept: the next append of the transaction has them then.  The
+ * index by entity comes first: nobody else shall find out that an entity is not new.
+ */
 static void
 open_target(JournalTarget *target, Relation journal)
 {
@@ -419,9 +432,24 @@ open_target(JournalTarget *target, Relation journal)
 		Relation	index = index_open(lfirst_oid(cell), RowExclusiveLock);
 
 		target->indexes[target->count] = index;
-		target->infos[target->count++] = BuildIndexInfo(index);
+		target->infos[target->count] = BuildIndexInfo(index);
+		if (RelationGetRelid(index) == known.by_entity)
+			move_first(target, target->count);
+		target->count++;
 	}
 	list_free(indexes);
+}
+
+static void
+move_first(JournalTarget *target, int i)
+{
+	Relation	index = target->indexes[i];
+	IndexInfo  *info = target->infos[i];
+
+	target->indexes[i] = target->indexes[0];
+	target->infos[i] = target->infos[0];
+	target->indexes[0] = index;
+	target->infos[0] = info;
 }
 
 static void

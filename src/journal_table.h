@@ -21,6 +21,9 @@
 #define CQRS_SNAPSHOT	"$snapshot" /* stands for itself and all before it */
 #define CQRS_DELETED	"$deleted"	/* says that there is a $snapshot */
 
+/* The trigger that keeps everybody else from changing events, and its function (journal_guard.c) */
+#define CQRS_GUARD	"guard_journal"
+
 /* A row to be written; the entity's key stands beside it. */
 typedef struct Event
 {

@@ -24,9 +24,11 @@
  * OID, begins with nothing, and where there is none nothing is kept.
  *
  * Two kinds of writers have no lock, a transaction beyond cqrs.max_entity_locks
- * and who restores rows by hand, and can leave something known that is too low.
- * Then the primary key refuses the next writer, as it does without us; by then
- * it has made that a hint.
+ * and who puts rows into the journal by hand.  The former leaves a hint of its own
+ * version, which keeps a lower one from being made known after it; the latter can
+ * leave something known that is too low.  Then the primary key refuses the next
+ * writer, who has made that a hint by then, and who expects another version than
+ * the one known looks once more.
  *
  * A hint is a version that the entity had, or would have had but for a rollback:
  * where to begin to look.
@@ -45,6 +47,8 @@
 #include "storage/spin.h"
 #include "utils/builtins.h"
 
+#include "compat.h"
+#include "entity_lock.h"
 #include "last_event.h"
 #include "shmem.h"
 
@@ -91,7 +95,7 @@ static bool describe(KnownEvent *known, Oid guard, const EntityKey *key);
 static PendingEvent *find_pending(const KnownEvent *known);
 static bool find(KnownEvent *known);
 static void put(const KnownEvent *known);
-static void make_hint(const KnownEvent *known);
+static void make_hint(const KnownEvent *known, int64 version);
 static KnownEvent *find_place(EventSet *set, const KnownEvent *known);
 static KnownEvent *make_room(EventSet *set);
 static bool is_same(const KnownEvent *a, const KnownEvent *b);
@@ -162,13 +166,22 @@ cqrs_last_event_remember_hint(Oid guard, const EntityKey *key, int64 version)
 	put(&known);
 }
 
+/* What is known turned out not to be so. */
+void
+cqrs_last_event_doubt(Oid guard, const EntityKey *key)
+{
+	KnownEvent	known;
+
+	if (describe(&known, guard, key))
+		make_hint(&known, 0);
+}
+
 /*
  * Called before an event is written that is the entity's last one then: what is known
- * becomes a hint.  Without the entity's lock, "last" is NULL: nothing is known for sure
- * of what this transaction has written.
+ * becomes a hint.  Without the entity's lock nothing is made known by this transaction.
  */
 void
-cqrs_last_event_will_be(Oid guard, const EntityKey *key, const LastEvent *last)
+cqrs_last_event_will_be(Oid guard, const EntityKey *key, const LastEvent *last, bool locked)
 {
 	int			level = GetCurrentTransactionNestLevel();
 	KnownEvent	known;
@@ -176,9 +189,9 @@ cqrs_last_event_will_be(Oid guard, const EntityKey *key, const LastEvent *last)
 
 	if (!describe(&known, guard, key))
 		return;
-	make_hint(&known);
+	make_hint(&known, locked ? 0 : last->version);
 	mine = find_pending(&known);
-	if (last == NULL || (pending_count == MAX_PENDING && !(mine && mine->level == level)))
+	if (!locked || (pending_count == MAX_PENDING && !(mine && mine->level == level)))
 		give_up();
 	if (gave_up)
 		return;
@@ -186,6 +199,7 @@ cqrs_last_event_will_be(Oid guard, const EntityKey *key, const LastEvent *last)
 		mine = &pending[pending_count++];
 	mine->known = known;
 	mine->known.last = *last;
+	mine->known.last.source = LAST_KNOWN;
 	mine->level = level;
 }
 
@@ -224,7 +238,16 @@ on_transaction_end(XactEvent event, void *arg)
 		return;
 	if (event == XACT_EVENT_COMMIT)
 		for (int i = 0; i < pending_count; i++)
-			put(&pending[i].known);
+		{
+			EntityKey	key = {.hash = pending[i].known.hash};
+
+			/*
+			 * A cursor that fails after a savepoint takes locks along that
+			 * were taken before.
+			 */
+			if (cqrs_entity_lock_is_held(&key))
+				put(&pending[i].known);
+		}
 	pending_count = 0;
 	gave_up = false;
 }
@@ -291,7 +314,7 @@ find(KnownEvent *known)
 	return place != NULL;
 }
 
-/* A hint takes no place from what is known. */
+/* A hint takes no place from what is known; nor does what is lower than a hint, which somebody wrote since. */
 static void
 put(const KnownEvent *known)
 {
@@ -302,21 +325,32 @@ put(const KnownEvent *known)
 	place = find_place(set, known);
 	if (place == NULL)
 		place = make_room(set);
-	if (!known->hint || place->hint || !OidIsValid(place->guard))
+	if (known->hint ? place->hint || !OidIsValid(place->guard) :
+		!(is_same(place, known) && place->hint && place->last.version > known->last.version))
 		*place = *known;
 	SpinLockRelease(&set->mutex);
 }
 
+/* Of at least this version, kept for sure where that is given. */
 static void
-make_hint(const KnownEvent *known)
+make_hint(const KnownEvent *known, int64 version)
 {
 	EventSet   *set = set_of(known);
 	KnownEvent *place;
 
 	SpinLockAcquire(&set->mutex);
 	place = find_place(set, known);
+	if (place == NULL && version > 0)
+	{
+		place = make_room(set);
+		*place = *known;
+		place->last.version = 0;
+	}
 	if (place)
+	{
 		place->hint = true;
+		place->last.version = Max(place->last.version, version);
+	}
 	SpinLockRelease(&set->mutex);
 }
 

@@ -9,6 +9,13 @@
 
 #include "slice.h"
 
+typedef enum LastEventSource
+{
+	LAST_READ,					/* in the journal */
+	LAST_KNOWN,					/* from here */
+	LAST_ASSUMED				/* nobody looked, as the entity should be new */
+} LastEventSource;
+
 /* The last event of an entity; version 0 where there is none. */
 typedef struct LastEvent
 {
@@ -16,7 +23,7 @@ typedef struct LastEvent
 	int64		position;
 	TimestampTz created_at;
 	bool		forgotten;		/* it is a tombstone: there is no entity */
-	bool		assumed;		/* nobody looked, as the entity should be new */
+	LastEventSource source;
 } LastEvent;
 
 /* Called by module.c at load. */
@@ -26,7 +33,8 @@ extern void cqrs_last_event_init(void);
 extern bool cqrs_last_event_find(Oid guard, const EntityKey *key, LastEvent *last);
 extern int64 cqrs_last_event_hint(Oid guard, const EntityKey *key);
 extern void cqrs_last_event_remember_hint(Oid guard, const EntityKey *key, int64 version);
-extern void cqrs_last_event_will_be(Oid guard, const EntityKey *key, const LastEvent *last);
+extern void cqrs_last_event_doubt(Oid guard, const EntityKey *key);
+extern void cqrs_last_event_will_be(Oid guard, const EntityKey *key, const LastEvent *last, bool locked);
 extern void cqrs_last_event_forget_all(void);
 
 #endif

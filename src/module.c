@@ -12,6 +12,7 @@
 #include "entity_lock.h"
 #include "entity_registry.h"
 #include "identity.h"
+#include "journal_guard.h"
 #include "journal_table.h"
 #include "last_event.h"
 #include "outbox_reply_worker.h"
@@ -59,6 +60,7 @@ _PG_init(void)
 	cqrs_last_event_init();
 	cqrs_journal_table_init();
 	cqrs_identity_init();
+	cqrs_journal_guard_init();
 	cqrs_entity_registry_init();
 	cqrs_state_cache_init();
 	cqrs_projection_registry_init();

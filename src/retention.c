@@ -40,6 +40,7 @@
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/snapmgr.h"
@@ -229,6 +230,12 @@ begin(Deletion *deletion)
 {
 	RoleScope	caller;
 
+	/*
+	 * Before the entity is locked: others may wait here for the first who
+	 * deletes.
+	 */
+	LockRelationOid(cqrs_journal_relid(), RowExclusiveLock);
+	cqrs_identity_lose_first_events();
 	if (!cqrs_entity_lock_acquire(&deletion->key))
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -360,10 +367,8 @@ delete_before(const Deletion *deletion, int64 version)
 	Datum		values[] = {
 		PointerGetDatum(deletion->key.entity_type), PointerGetDatum(deletion->key.entity_id), Int64GetDatum(version)
 	};
-	uint64		deleted;
+	uint64		deleted = change_journal(deletion, &delete_events_statement, values);
 
-	cqrs_identity_lose_first_events();
-	deleted = change_journal(deletion, &delete_events_statement, values);
 	if (change_journal(deletion, &events_left_statement, values) > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),

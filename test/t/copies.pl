@@ -277,6 +277,7 @@ sub subscription_of_own_journal
 		like($error, qr/ERROR:  55000: .*HINT: /s, "$statement is refused");
 	}
 	query($other, 'own', 'DROP SUBSCRIPTION own');
+	is(query($other, 'own', 'SELECT has_first_events FROM cqrs.identity'), 'f', 'nobody says that each entity has its first event');
 	goes_on($other, 'own', 'a journal of its own');
 	return;
 }
@@ -379,6 +380,11 @@ sub goes_on
 	my $next = query($server, $database, "SELECT max(version) + 1, cqrs.state('Order', '2') FROM cqrs.history('Order', '2')");
 
 	is(query($server, $database, 'SELECT cqrs.adopt()'), $last, "$how: it is adopted");
+	is(query($server, $database, "SELECT tgenabled FROM pg_trigger WHERE tgrelid = 'cqrs.journal'::regclass AND tgname = 'guard_journal'"),
+		'A', "$how: the guard of the journal always fires");
+	is( query($server, $database, 'SELECT has_first_events FROM cqrs.identity'),
+		query($server, $database, 'SELECT NOT EXISTS (SELECT FROM cqrs.journal GROUP BY entity_type, entity_id HAVING min(version) > 1)'),
+		"$how: whether each entity has its first event is known");
 	$server->reload;
 	is(query($server, $database, "SELECT version, reply FROM cqrs.send('Order', '2', 'Changed', '{\"n\": 99}')"), $next, "$how: the version goes on");
 	becomes($server, $database, "count(*) = $timers FROM cqrs.journal WHERE entity_id = 'timed' AND position > $last", "$how: timers fire");
