@@ -79,7 +79,7 @@ static bool is_expected(const LastEvent *last, int64 expected);
 static void look_again(const EntityKey *key, const RoleScope *scope, LastEvent *last);
 static void look(Relation journal, const EntityKey *key, const RoleScope *scope, LastEvent *last);
 static void refuse_row_security(Relation journal);
-static void note_last(Relation journal, const EntityKey *key, const Event *event);
+static void note_last(Relation journal, const EntityKey *key, const Event *event, bool locked);
 static void read_last_by_statement(const EntityKey *key, LastEvent *last);
 static void insert_by_statement(const EntityKey *key, const RoleScope *scope, const Event *events, int count);
 static uint64 insert_one(const EntityKey *key, const Event *event);
@@ -177,6 +177,7 @@ begin_write(const EntityKey *key, const RoleScope *scope, bool (*has_first_event
 	if (!(locked && (cqrs_last_event_find(cqrs_journal_table_guard(journal), key, last) ||
 					 (has_first_events && assume_new(journal, key, has_first_events, last)))))
 		look(journal, key, scope, last);
+	last->locked = locked;
 	table_close(journal, NoLock);
 }
 
@@ -286,9 +287,11 @@ static void
 look_again(const EntityKey *key, const RoleScope *scope, LastEvent *last)
 {
 	Relation	journal = table_open(cqrs_journal_relid(), RowExclusiveLock);
+	bool		locked = last->locked;
 
 	cqrs_last_event_doubt(cqrs_journal_table_guard(journal), key);
 	look(journal, key, scope, last);
+	last->locked = locked;
 	table_close(journal, NoLock);
 }
 
@@ -362,7 +365,7 @@ cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const LastEven
 	bool		allowed = cqrs_journal_table_allows(journal, JOURNAL_WRITE);
 	RoleScope	own;
 
-	note_last(journal, key, &events[count - 1]);
+	note_last(journal, key, &events[count - 1], last->locked);
 	cqrs_role_enter_own(&own, scope, journal->rd_rel->relowner);
 	PG_TRY();
 	{
@@ -389,7 +392,7 @@ cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const LastEven
 }
 
 static void
-note_last(Relation journal, const EntityKey *key, const Event *event)
+note_last(Relation journal, const EntityKey *key, const Event *event, bool locked)
 {
 	LastEvent	last = {
 		.version = event->version,
@@ -398,7 +401,7 @@ note_last(Relation journal, const EntityKey *key, const Event *event)
 		.forgotten = cqrs_journal_table_is_type(event->event_type, CQRS_FORGOTTEN)
 	};
 
-	cqrs_last_event_will_be(cqrs_journal_table_guard(journal), key, &last, cqrs_entity_lock_is_held(key));
+	cqrs_last_event_will_be(cqrs_journal_table_guard(journal), key, &last, locked);
 }
 
 /* Whose rows a trigger on the journal sees: ours, or a restore's. */

@@ -24,6 +24,7 @@ typedef struct LastEvent
 	TimestampTz created_at;
 	bool		forgotten;		/* it is a tombstone: there is no entity */
 	LastEventSource source;
+	bool		locked;			/* nobody else can append before we end */
 } LastEvent;
 
 /* Called by module.c at load. */

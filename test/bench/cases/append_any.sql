@@ -2,6 +2,7 @@
 -- version that nobody has, where a store has to look for the last one.)
 -- case: append_any
 -- goal: 1.0
+-- longer: 5
 \set id random(0, 10000 / :clients - 1) * :clients + :client_id + 1
 -- peer: limit
 \set version random(1000, 4000000000000000000)
