@@ -8,7 +8,7 @@ BASE     = schema settings shmem catalog duration role statement registry \
            worker worker_bar worker_launcher worker_process worker_error
 WRITE    = slice standby position_prepared position_stored position entity_lock last_event new_event journal_table journal \
            identity journal_guard position_worker journal_read handler effect entity_registry entity receipt \
-           command_log journal_append snapshot state_cache fold state command
+           command_log journal_append snapshot state_cache merge fold state command
 READ     = projection_registry projection_progress projection_settings \
            projection_batch projection_offset projection_step projection_failure \
            projection_forward projection_split projection_rebuild \

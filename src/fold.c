@@ -35,6 +35,11 @@ typedef struct HandledEvent
 static bool fold_own_event(Fold *fold, FoldedEvent *event);
 static void refuse_if_hole(const Fold *fold, const FoldedEvent *event);
 static void keep_state(Fold *fold, Datum state);
+static Handler *find_handler(const Fold *fold, const FoldedEvent *event);
+static Datum apply(Fold *fold, Handler *handler, FoldedEvent *event);
+static bool merge(Fold *fold, const Handler *handler, const FoldedEvent *event);
+static void finish_merge(Fold *fold);
+static Datum event_datum(Fold *fold, FoldedEvent *event);
 static bool upcast(Fold *fold, FoldedEvent *event);
 static void take_upcast(Fold *fold, FoldedEvent *event, int from_version, HeapTupleHeader result);
 static Datum call(Fold *fold, Handler *handler, FoldedEvent *event, bool *isnull);
@@ -59,6 +64,7 @@ cqrs_fold_begin(Fold *fold, EntityType *entity, const EntityKey *key, const Role
 	for (int i = 0; i < 2; i++)
 		fold->kept[i] = AllocSetContextCreate(CurrentMemoryContext, "pg_cqrs fold", ALLOCSET_DEFAULT_SIZES);
 	fold->garbage = AllocSetContextCreate(CurrentMemoryContext, "pg_cqrs event", ALLOCSET_DEFAULT_SIZES);
+	fold->merge.context = AllocSetContextCreate(CurrentMemoryContext, "pg_cqrs merge", ALLOCSET_DEFAULT_SIZES);
 }
 
 /* Leaves the state in the context that was current at the beginning. */
@@ -69,10 +75,12 @@ cqrs_fold_end(Fold *fold)
 	ReleaseTupleDesc(fold->event_desc);
 	if (fold->kept[0] == NULL)
 		return;
+	finish_merge(fold);
 	fold->state->state = (Jsonb *) PG_DETOAST_DATUM_COPY(PointerGetDatum(fold->state->state));
 	MemoryContextDelete(fold->kept[0]);
 	MemoryContextDelete(fold->kept[1]);
 	MemoryContextDelete(fold->garbage);
+	MemoryContextDelete(fold->merge.context);
 }
 
 void
@@ -90,29 +98,13 @@ cqrs_fold_event(Fold *fold, FoldedEvent *event)
 
 	if (!fold_own_event(fold, event) && upcast(fold, event))
 	{
-		Handler    *handler = cqrs_entity_registry_handler(fold->entity, HANDLER_EVENT, event->event_type);
-		bool		isnull;
-		Datum		result;
+		Handler    *handler = find_handler(fold, event);
 
-		if (handler == NULL)
-			ereport(ERROR,
-					(errcode(CQRS_EVENT_NOT_HANDLED),
-					 errmsg("entity type \"%s\" has no handler for event \"%s\"",
-							text_to_cstring(fold->entity->registered.name), text_to_cstring(event->event_type)),
-					 errdetail("Version " INT64_FORMAT " of entity \"%s\" is such an event.",
-							   event->version, text_to_cstring(fold->key->entity_id)),
-					 errhint("Register one with cqrs.on_event.")));
-		result = call(fold, handler, event, &isnull);
-		if (isnull)
-			ereport(ERROR,
-					(errcode(CQRS_EVENT_NOT_HANDLED),
-					 errmsg("event handler %s returned NULL", handler->signature),
-					 errdetail("Version " INT64_FORMAT " of entity \"%s\" of type \"%s\" is event \"%s\".",
-							   event->version, text_to_cstring(fold->key->entity_id),
-							   text_to_cstring(fold->entity->registered.name), text_to_cstring(event->event_type)),
-					 errhint("A handler that has nothing to change returns the state it was given.")));
-
-		keep_state(fold, result);
+		if (!merge(fold, handler, event))
+		{
+			finish_merge(fold);
+			keep_state(fold, apply(fold, handler, event));
+		}
 	}
 	state->version = event->version;
 	state->position = event->position;
@@ -141,12 +133,10 @@ cqrs_fold_refuse_hole(const Fold *fold, int64 version)
 static bool
 fold_own_event(Fold *fold, FoldedEvent *event)
 {
-	bool		isnull;
-
 	if (cqrs_journal_table_is_type(event->event_type, CQRS_FORGOTTEN))
 		keep_state(fold, JsonbPGetDatum(fold->entity->initial_state));
 	else if (cqrs_journal_table_is_type(event->event_type, CQRS_SNAPSHOT))
-		keep_state(fold, GetAttributeByNum(DatumGetHeapTupleHeader(event->datum), EVENT_DATA, &isnull));
+		keep_state(fold, event->data);
 	else
 	{
 		refuse_if_hole(fold, event);
@@ -166,6 +156,7 @@ refuse_if_hole(const Fold *fold, const FoldedEvent *event)
 static void
 keep_state(Fold *fold, Datum state)
 {
+	cqrs_merge_drop(&fold->merge);
 	if (fold->kept[0] == NULL)
 	{
 		fold->state->state = DatumGetJsonbP(state);
@@ -176,6 +167,69 @@ keep_state(Fold *fold, Datum state)
 	MemoryContextSwitchTo(fold->garbage);
 	MemoryContextReset(fold->kept[fold->current]);
 	fold->current = !fold->current;
+}
+
+static Handler *
+find_handler(const Fold *fold, const FoldedEvent *event)
+{
+	Handler    *handler = cqrs_entity_registry_handler(fold->entity, HANDLER_EVENT, event->event_type);
+
+	if (handler == NULL)
+		ereport(ERROR,
+				(errcode(CQRS_EVENT_NOT_HANDLED),
+				 errmsg("entity type \"%s\" has no handler for event \"%s\"",
+						text_to_cstring(fold->entity->registered.name), text_to_cstring(event->event_type)),
+				 errdetail("Version " INT64_FORMAT " of entity \"%s\" is such an event.",
+						   event->version, text_to_cstring(fold->key->entity_id)),
+				 errhint("Register one with cqrs.on_event.")));
+	return handler;
+}
+
+/* The next state. */
+static Datum
+apply(Fold *fold, Handler *handler, FoldedEvent *event)
+{
+	bool		isnull;
+	Datum		result = call(fold, handler, event, &isnull);
+
+	if (isnull)
+		ereport(ERROR,
+				(errcode(CQRS_EVENT_NOT_HANDLED),
+				 errmsg("event handler %s returned NULL", handler->signature),
+				 errdetail("Version " INT64_FORMAT " of entity \"%s\" of type \"%s\" is event \"%s\".",
+						   event->version, text_to_cstring(fold->key->entity_id),
+						   text_to_cstring(fold->entity->registered.name), text_to_cstring(event->event_type)),
+				 errhint("A handler that has nothing to change returns the state it was given.")));
+	return result;
+}
+
+/* What cqrs.merge would do, if nothing else has to be known of the event. */
+static bool
+merge(Fold *fold, const Handler *handler, const FoldedEvent *event)
+{
+	return fold->kept[0] && OidIsValid(handler->function) && handler->flinfo.fn_addr == cqrs_merge &&
+		cqrs_merge_put(&fold->merge, fold->state->state, event->data);
+}
+
+static void
+finish_merge(Fold *fold)
+{
+	MemoryContext old;
+
+	if (!cqrs_merge_is_under_way(&fold->merge))
+		return;
+	old = MemoryContextSwitchTo(fold->garbage);
+	keep_state(fold, JsonbPGetDatum(cqrs_merge_finish(&fold->merge)));
+	MemoryContextSwitchTo(old);
+}
+
+/* Made when somebody asks for it. */
+static Datum
+event_datum(Fold *fold, FoldedEvent *event)
+{
+	if (event->datum == (Datum) 0)
+		event->datum = heap_copy_tuple_as_datum(event->tuple, fold->event_desc);
+	return event->datum;
 }
 
 /* Brings the event to the newest schema; false if it is dropped. */
@@ -211,7 +265,7 @@ static void
 take_upcast(Fold *fold, FoldedEvent *event, int from_version, HeapTupleHeader result)
 {
 	HeapTupleData tuple = {.t_len = HeapTupleHeaderGetDatumLength(result), .t_data = result};
-	HeapTupleHeader before = DatumGetHeapTupleHeader(event->datum);
+	HeapTupleHeader before = DatumGetHeapTupleHeader(event_datum(fold, event));
 	HeapTupleData original = {.t_len = HeapTupleHeaderGetDatumLength(before), .t_data = before};
 	Datum		values[EVENT_ATTRIBUTES];
 	bool		nulls[EVENT_ATTRIBUTES];
@@ -241,6 +295,7 @@ take_upcast(Fold *fold, FoldedEvent *event, int from_version, HeapTupleHeader re
 	values[EVENT_SCHEMA_VERSION - 1] = Int32GetDatum(schema_version);
 	nulls[EVENT_SCHEMA_VERSION - 1] = false;
 	event->datum = HeapTupleGetDatum(heap_form_tuple(fold->event_desc, values, nulls));
+	event->data = values[EVENT_DATA - 1];
 	event->event_type = event_type;
 	event->schema_version = schema_version;
 }
@@ -259,11 +314,11 @@ call(Fold *fold, Handler *handler, FoldedEvent *event, bool *isnull)
 	Datum		result;
 
 	if (handler->kind == HANDLER_UPCAST)
-		args[0] = event->datum;
+		args[0] = event_datum(fold, event);
 	else
 	{
 		args[0] = JsonbPGetDatum(fold->state->state);
-		args[1] = event->datum;
+		args[1] = event_datum(fold, event);
 	}
 	error_context_stack = &context;
 	enter_handler(fold, handler);

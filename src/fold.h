@@ -7,6 +7,7 @@
 
 #include "entity_registry.h"
 #include "journal.h"
+#include "merge.h"
 #include "snapshot.h"
 
 typedef struct Fold
@@ -28,12 +29,16 @@ typedef struct Fold
 	MemoryContext kept[2];
 	int			current;
 	MemoryContext garbage;		/* of one event: the caller's, as the state */
+	Merge		merge;			/* of many: if under way, this is the state */
 } Fold;
 
 /* One event on its way through upcasters and handler. */
 typedef struct FoldedEvent
 {
-	Datum		datum;			/* a cqrs.event */
+	Datum		datum;			/* a cqrs.event; 0: still to be made of the
+								 * tuple */
+	HeapTuple	tuple;
+	Datum		data;			/* of it */
 	int64		position;
 	int64		version;
 	text	   *event_type;

@@ -124,7 +124,8 @@ cqrs_state_apply(EntityType *entity, const EntityKey *key, const RoleScope *scop
 				.position = events[i].position,
 				.version = events[i].version,
 				.event_type = events[i].event_type,
-				.schema_version = events[i].schema_version
+				.schema_version = events[i].schema_version,
+				.data = JsonbPGetDatum(events[i].data)
 			};
 			MemoryContext old = MemoryContextSwitchTo(fold.garbage);
 
@@ -147,20 +148,6 @@ bool
 cqrs_state_find_version(const EntityKey *key, int64 version, LastEvent *event)
 {
 	return read_target(&at_version_statement, key, Int64GetDatum(version), event);
-}
-
-/* An event handler that ships: what the event says is put into the state. */
-PG_FUNCTION_INFO_V1(cqrs_merge);
-Datum
-cqrs_merge(PG_FUNCTION_ARGS)
-{
-	HeapTupleHeader event = PG_GETARG_HEAPTUPLEHEADER(1);
-	bool		isnull;
-	Datum		data = GetAttributeByNum(event, EVENT_DATA, &isnull);
-
-	if (isnull)
-		PG_RETURN_DATUM(PG_GETARG_DATUM(0));
-	PG_RETURN_DATUM(DirectFunctionCall2(jsonb_concat, PG_GETARG_DATUM(0), data));
 }
 
 /*
@@ -354,7 +341,7 @@ fold_range(Fold *fold, Relation journal, bool check_base, int64 from, int64 to)
 			bool		should_free;
 			HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
 
-			slot_getsomeattrs(slot, EVENT_SCHEMA_VERSION);
+			slot_getsomeattrs(slot, EVENT_DATA);
 			if (!fold_row(fold, tuple, slot->tts_values, &base_found))
 				break;
 			CHECK_FOR_INTERRUPTS();
@@ -430,7 +417,8 @@ fold_row(Fold *fold, HeapTuple tuple, const Datum *values, volatile bool *base_f
 	}
 	event.event_type = DatumGetTextPP(values[EVENT_TYPE - 1]);
 	event.schema_version = DatumGetInt32(values[EVENT_SCHEMA_VERSION - 1]);
-	event.datum = heap_copy_tuple_as_datum(tuple, fold->event_desc);
+	event.data = values[EVENT_DATA - 1];
+	event.tuple = tuple;
 	cqrs_fold_event(fold, &event);
 	cqrs_fold_free_garbage(fold);
 	return true;
