@@ -7,6 +7,7 @@
 #define CQRS_COMPAT_H
 
 #include "miscadmin.h"
+#include "nodes/parsenodes.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "utils/acl.h"
@@ -24,6 +25,19 @@
 #define cqrs_index_beginscan(heap, index, snapshot, keys) index_beginscan((heap), (index), (snapshot), NULL, (keys), 0)
 #else
 #define cqrs_index_beginscan(heap, index, snapshot, keys) index_beginscan((heap), (index), (snapshot), (keys), 0)
+#endif
+
+/* What a hook that checks permissions is given: a list of which table wants which. */
+#if PG_VERSION_NUM >= 160000
+#define CQRS_CHECK_PERMISSIONS_ARGUMENTS	List *range_table, List *permissions, bool must
+#define CQRS_CHECK_PERMISSIONS_PASS	range_table, permissions, must
+#define CQRS_CHECK_PERMISSIONS_LIST	permissions
+typedef RTEPermissionInfo TablePermission;
+#else
+#define CQRS_CHECK_PERMISSIONS_ARGUMENTS	List *range_table, bool must
+#define CQRS_CHECK_PERMISSIONS_PASS	range_table, must
+#define CQRS_CHECK_PERMISSIONS_LIST	range_table
+typedef RangeTblEntry TablePermission;
 #endif
 
 /* Does this backend hold the lock in that mode? */

@@ -43,6 +43,7 @@
 
 static bool known_as_ours = false;
 static bool known_as_whole = false; /* only if it is ours */
+static bool known_not_to_be = false;	/* whole and ours */
 static uint32 messages = 0;		/* by which that may have changed */
 static Oid	identity_relid = InvalidOid;	/* that it was read from */
 static bool warned = false;
@@ -137,7 +138,14 @@ cqrs_identity_warn_if_held(void)
 bool
 cqrs_identity_has_first_events(void)
 {
-	return !cqrs_identity_held() && known_as_whole;
+	uint32		before = messages;
+	bool		whole;
+
+	if (known_not_to_be)
+		return false;
+	whole = !cqrs_identity_held() && known_as_whole;
+	known_not_to_be = !whole && messages == before;
+	return whole;
 }
 
 /*
@@ -201,6 +209,7 @@ on_relcache_message(Datum arg, Oid relid)
 	if (relid != InvalidOid && relid != identity_relid)
 		return;
 	known_as_ours = false;
+	known_not_to_be = false;
 	messages++;
 }
 
@@ -208,5 +217,6 @@ static void
 on_subscription_message(Datum arg, int cache, uint32 hash)
 {
 	known_as_ours = false;
+	known_not_to_be = false;
 	messages++;
 }

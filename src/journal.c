@@ -76,7 +76,6 @@ static const RoleScope *insert_scope = NULL;
 static void begin_write(const EntityKey *key, const RoleScope *scope, bool (*has_first_events) (void), LastEvent *last);
 static bool assume_new(Relation journal, const EntityKey *key, bool (*has_first_events) (void), LastEvent *last);
 static bool is_expected(const LastEvent *last, int64 expected);
-static void look_again(const EntityKey *key, const RoleScope *scope, LastEvent *last);
 static void look(Relation journal, const EntityKey *key, const RoleScope *scope, LastEvent *last);
 static void refuse_row_security(Relation journal);
 static void note_last(Relation journal, const EntityKey *key, const Event *event, bool locked);
@@ -215,6 +214,22 @@ look(Relation journal, const EntityKey *key, const RoleScope *scope, LastEvent *
 	cqrs_role_leave(&own);
 }
 
+/* Somebody may have put events into the journal by hand: then what is known is too low. */
+void
+cqrs_journal_make_sure(const EntityKey *key, const RoleScope *scope, LastEvent *last)
+{
+	Relation	journal;
+	bool		locked = last->locked;
+
+	if (last->source != LAST_KNOWN)
+		return;
+	journal = table_open(cqrs_journal_relid(), RowExclusiveLock);
+	cqrs_last_event_doubt(cqrs_journal_table_guard(journal), key);
+	look(journal, key, scope, last);
+	last->locked = locked;
+	table_close(journal, NoLock);
+}
+
 /* For who reads all events, and would pass over those that are hidden from him. */
 void
 cqrs_journal_check_visible(void)
@@ -256,8 +271,8 @@ cqrs_journal_check_version(const EntityKey *key, const RoleScope *scope, LastEve
 {
 	char	   *entity;
 
-	if (!is_expected(last, expected) && last->source == LAST_KNOWN)
-		look_again(key, scope, last);
+	if (!is_expected(last, expected))
+		cqrs_journal_make_sure(key, scope, last);
 	if (is_expected(last, expected))
 		return;
 	entity = psprintf("\"%s\" of type \"%s\"", text_to_cstring(key->entity_id),
@@ -282,19 +297,6 @@ is_expected(const LastEvent *last, int64 expected)
 		(expected == CQRS_EXPECT_EXISTS && last->version > 0 && !last->forgotten);
 }
 
-/* Somebody may have put events into the journal by hand. */
-static void
-look_again(const EntityKey *key, const RoleScope *scope, LastEvent *last)
-{
-	Relation	journal = table_open(cqrs_journal_relid(), RowExclusiveLock);
-	bool		locked = last->locked;
-
-	cqrs_last_event_doubt(cqrs_journal_table_guard(journal), key);
-	look(journal, key, scope, last);
-	last->locked = locked;
-	table_close(journal, NoLock);
-}
-
 /* Nothing follows a tombstone, unless the entity type says so. */
 void
 cqrs_journal_refuse_forgotten(const EntityKey *key, const LastEvent *last)
@@ -314,7 +316,7 @@ cqrs_journal_refuse_forgotten(const EntityKey *key, const LastEvent *last)
  * to go on from a version that the transaction's own snapshot does not see.
  */
 void
-cqrs_journal_check_unchanged(const EntityKey *key, const RoleScope *scope, const LastEvent *last)
+cqrs_journal_check_unchanged(const EntityKey *key, const RoleScope *scope, LastEvent *last)
 {
 	RoleScope	journal;
 	LastEvent	seen;
@@ -326,6 +328,8 @@ cqrs_journal_check_unchanged(const EntityKey *key, const RoleScope *scope, const
 	cqrs_journal_read_last(key, true, &seen);
 	cqrs_role_leave(&journal);
 	PopActiveSnapshot();
+	if (seen.version != last->version)
+		cqrs_journal_make_sure(key, scope, last);
 	if (seen.version != last->version)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),

@@ -25,9 +25,10 @@ extern void cqrs_journal_check_key(EntityKey *key, text *entity_type, text *enti
 extern void cqrs_journal_begin_write(const EntityKey *key, const RoleScope *scope, LastEvent *last);
 extern void cqrs_journal_begin_first_write(const EntityKey *key, const RoleScope *scope,
 										   bool (*has_first_events) (void), LastEvent *last);
+extern void cqrs_journal_make_sure(const EntityKey *key, const RoleScope *scope, LastEvent *last);
 extern void cqrs_journal_check_version(const EntityKey *key, const RoleScope *scope, LastEvent *last, int64 expected);
 extern void cqrs_journal_refuse_forgotten(const EntityKey *key, const LastEvent *last);
-extern void cqrs_journal_check_unchanged(const EntityKey *key, const RoleScope *scope, const LastEvent *last);
+extern void cqrs_journal_check_unchanged(const EntityKey *key, const RoleScope *scope, LastEvent *last);
 extern void cqrs_journal_complete(const LastEvent *last, Event *events, int count);
 extern void cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, const LastEvent *last,
 								const Event *events, int count);

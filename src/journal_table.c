@@ -77,6 +77,7 @@ static void describe(Relation journal);
 static Oid	find_index(Relation journal, const AttrNumber *columns, int count);
 static bool has_columns(Relation index, const AttrNumber *columns, int count);
 static bool runs_functions(Relation journal);
+static bool changes_rows(Relation journal);
 static Oid	find_guard(Relation journal);
 static void begin_scan(JournalScan *scan, Relation journal, Oid index);
 static void add_key(JournalScan *scan, AttrNumber column, StrategyNumber strategy, RegProcedure function, Datum value);
@@ -122,6 +123,15 @@ Oid
 cqrs_journal_table_guard(Relation journal)
 {
 	return cqrs_journal_table_allows(journal, JOURNAL_READ) ? known.guard : InvalidOid;
+}
+
+/* Is it the guard's function? */
+bool
+cqrs_journal_table_is_guard(Oid function)
+{
+	char	   *name = get_func_name(function);
+
+	return name && strcmp(name, CQRS_GUARD) == 0 && get_func_namespace(function) == get_namespace_oid("cqrs", true);
 }
 
 void
@@ -310,7 +320,7 @@ describe(Relation journal)
 		!(desc->constr && (desc->constr->has_generated_stored || desc->constr->num_check > 0)) &&
 		!TupleDescAttr(desc, EVENT_METADATA - 1)->attnotnull &&
 		!runs_functions(journal);
-	known.guard = find_guard(journal);
+	known.guard = changes_rows(journal) ? InvalidOid : find_guard(journal);
 	if (!became_stale)
 		known.relid = RelationGetRelid(journal);
 }
@@ -374,6 +384,13 @@ runs_functions(Relation journal)
 	return found;
 }
 
+/* May another row be stored than the one that is inserted? */
+static bool
+changes_rows(Relation journal)
+{
+	return journal->rd_rules != NULL || (journal->trigdesc && journal->trigdesc->trig_insert_before_row);
+}
+
 /* Only as cqrs.create_journal() made it. */
 static Oid
 find_guard(Relation journal)
@@ -388,8 +405,7 @@ find_guard(Relation journal)
 
 		if (strcmp(trigger->tgname, CQRS_GUARD) == 0 && trigger->tgenabled == TRIGGER_FIRES_ALWAYS &&
 			trigger->tgtype == type && trigger->tgnattr == 0 && trigger->tgqual == NULL &&
-			get_func_namespace(trigger->tgfoid) == get_namespace_oid("cqrs", true) &&
-			strcmp(get_func_name(trigger->tgfoid), CQRS_GUARD) == 0)
+			cqrs_journal_table_is_guard(trigger->tgfoid))
 			return trigger->tgoid;
 	}
 	return InvalidOid;

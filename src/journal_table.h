@@ -69,6 +69,7 @@ extern void cqrs_journal_table_init(void);
 extern Relation cqrs_journal_table_open(Oid relid);
 extern bool cqrs_journal_table_allows(Relation journal, JournalUse use);
 extern Oid	cqrs_journal_table_guard(Relation journal);
+extern bool cqrs_journal_table_is_guard(Oid function);
 extern void cqrs_journal_table_close(Relation journal);
 
 extern void cqrs_journal_table_read_last(Relation journal, JournalUse use, const EntityKey *key, LastEvent *last);

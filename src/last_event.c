@@ -275,10 +275,10 @@ describe(KnownEvent *known, Oid guard, const EntityKey *key)
 
 	if (!OidIsValid(guard) || type_size + id_size > NAME_BYTES)
 		return false;
+	memset(known, 0, sizeof(KnownEvent));
 	known->hash = key->hash;
 	known->database = MyDatabaseId;
 	known->guard = guard;
-	known->hint = false;
 	known->type_size = type_size;
 	known->id_size = id_size;
 	memcpy(known->names, VARDATA_ANY(key->entity_type), type_size);

@@ -228,14 +228,21 @@ check_arguments(FunctionCallInfo fcinfo, EntityKey *key)
 static void
 begin(Deletion *deletion)
 {
+	RoleScope	journal;
 	RoleScope	caller;
+	bool		exists;
 
 	/*
 	 * Before the entity is locked: others may wait here for the first who
 	 * deletes.
 	 */
 	LockRelationOid(cqrs_journal_relid(), RowExclusiveLock);
-	cqrs_identity_lose_first_events();
+	cqrs_role_enter_own(&journal, &deletion->scope, cqrs_catalog_relation_owner(cqrs_journal_relid()));
+	cqrs_journal_read_last(&deletion->key, true, &deletion->last);
+	cqrs_role_leave(&journal);
+	exists = deletion->last.version > 0;
+	if (exists)
+		cqrs_identity_lose_first_events();
 	if (!cqrs_entity_lock_acquire(&deletion->key))
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -245,6 +252,9 @@ begin(Deletion *deletion)
 				 errhint("Commit in between.")));
 	cqrs_entity_lock_exclude_unlocked();
 	cqrs_journal_begin_write(&deletion->key, &deletion->scope, &deletion->last);
+	cqrs_journal_make_sure(&deletion->key, &deletion->scope, &deletion->last);
+	if (!exists && deletion->last.version > 0)
+		cqrs_identity_lose_first_events();
 	/* The type may have been given away while we waited. */
 	cqrs_role_enter_own(&caller, &deletion->scope, deletion->scope.caller);
 	(void) cqrs_entity_registry_get_owned(deletion->key.entity_type);

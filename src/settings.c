@@ -151,7 +151,7 @@ static const BoolSetting bool_settings[] = {
 		"cqrs.allow_journal_changes",
 		"Lets UPDATE, DELETE and TRUNCATE of cqrs.journal through.",
 		"For repairs by hand; all writers wait until the transaction ends.  "
-		"LOCK TABLE cqrs.journal IN SHARE ROW EXCLUSIVE MODE first, so that it sees what they had under way.  "
+		"LOCK TABLE cqrs.journal IN SHARE ROW EXCLUSIVE MODE as the first thing in the transaction, so that it sees what they had under way.  "
 		"The journal is the store of record: snapshots and read models do not follow such a change.",
 		&cqrs_allow_journal_changes, false, PGC_SUSET
 	},

@@ -216,6 +216,7 @@ cqrs_take_snapshot(PG_FUNCTION_ARGS)
 
 	cqrs_role_enter_bare(&scope, cqrs_catalog_extension_owner());
 	cqrs_journal_begin_write(&key, &scope, &last);
+	cqrs_journal_make_sure(&key, &scope, &last);
 	/* Who waited goes by what is registered now. */
 	entity = cqrs_entity_registry_get(key.entity_type);
 	exists = last.version > 0 && !last.forgotten;
