@@ -122,6 +122,7 @@ SELECT has_first_events FROM cqrs.identity;
 SELECT rolsuper FROM pg_roles WHERE rolname = 'regress_guard';
 RESET ROLE;
 DROP TABLE cqrs.identity;
+SET client_min_messages = error;
 CREATE SUBSCRIPTION nowhere CONNECTION 'dbname=nowhere' PUBLICATION nothing WITH (connect = false, slot_name = NONE);
 DROP SUBSCRIPTION nowhere;
 \c :this
