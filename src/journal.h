@@ -34,7 +34,6 @@ extern void cqrs_journal_insert(const EntityKey *key, const RoleScope *scope, co
 								const Event *events, int count);
 extern void cqrs_journal_end_write(void);
 
-
 /* Called by triggers on the journal; NULL where it is not us who inserts. */
 extern const RoleScope *cqrs_journal_insert_scope(void);
 

@@ -87,7 +87,7 @@ static void move_first(JournalTarget *target, int i);
 static void close_target(JournalTarget *target);
 static void insert_rows(JournalTarget *target, TupleTableSlot **slots, int count);
 static void insert_entries(JournalTarget *target, TupleTableSlot *slot);
-static void insert_first_entry(JournalTarget *target, Relation index, IndexInfo * info,
+static void insert_first_entry(JournalTarget *target, Relation index, IndexInfo *info,
 							   Datum *values, bool *nulls, ItemPointer tid);
 static bool is_found(const JournalTarget *target);
 
@@ -395,7 +395,7 @@ changes_rows(Relation journal)
 static Oid
 find_guard(Relation journal)
 {
-	const		int16 type = TRIGGER_TYPE_STATEMENT | TRIGGER_TYPE_BEFORE |
+	const int16 type = TRIGGER_TYPE_STATEMENT | TRIGGER_TYPE_BEFORE |
 	TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE | TRIGGER_TYPE_TRUNCATE;
 	TriggerDesc *triggers = journal->trigdesc;
 
@@ -523,7 +523,7 @@ insert_entries(JournalTarget *target, TupleTableSlot *slot)
  * we look; if there is none then, somebody without the entity's lock is writing it.
  */
 static void
-insert_first_entry(JournalTarget *target, Relation index, IndexInfo * info,
+insert_first_entry(JournalTarget *target, Relation index, IndexInfo *info,
 				   Datum *values, bool *nulls, ItemPointer tid)
 {
 	bool		is_new = index_insert(index, values, nulls, tid, target->journal, UNIQUE_CHECK_PARTIAL, false, info);

@@ -12,7 +12,7 @@
 typedef struct Merge
 {
 	MemoryContext context;
-	JsonbPair  *pairs;			/* in the order of jsonb's keys */
+	JsonbPair  *pairs;			/* in the order of their keys */
 	int			count;
 	int			capacity;
 	Size		bytes;			/* of what the pairs refer to */
